@@ -1,0 +1,201 @@
+"""The port over Kafka and the embedded log: what the rest of `streams` may expect of a log, and nothing of how.
+
+Invariants of every back end, kept by `tests/contracts/test_log.py`:
+1. A group of records is appended to all its partitions or to none (one Kafka transaction, one synced write batch).
+2. A reader sees committed records only, in offset order, each exactly once for a position.
+3. What `append` reported as appended survives the crash of any process (and of the machine, as far as the log's own
+   replication or fsync reaches).
+4. After `fence` has returned a barrier, no writer that was fenced can add a record at or below it, nor ever after.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from streams.clock import Deadline
+from streams.records import ProducerRecord, RecordBatch, TopicPartition
+
+COMPACT = "compact"
+COMPACT_DELETE = "compact,delete"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """What a topic must be. `config` holds Kafka's names (`cleanup.policy`, `delete.retention.ms`, ...).
+
+    `partitions` None means: whatever an existing topic has. A number is a demand, and another count is refused.
+    `default_partitions` is used when the topic has to be created and `partitions` is None.
+    """
+
+    name: str
+    config: Mapping[str, str]
+    partitions: int | None = None
+    default_partitions: int = 8
+    replication_factor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as it is. `topic_id` changes when a topic of the same name is deleted and made again."""
+
+    name: str
+    topic_id: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """The fence's snapshot: what this member owned when a join completed. One immutable value, never read live later.
+
+    `generation` and `member_id` are Kafka's (KIP-447); a generation below 0 or an empty member id may not be committed
+    with, since a broker accepts that unchecked.
+    """
+
+    generation: int
+    member_id: str
+    partitions: frozenset[int]
+
+
+class OwnershipListener(Protocol):
+    """Told of each change of ownership, on the membership's own thread."""
+
+    def on_assigned(self, ownership: Ownership) -> None:
+        """These are all partitions that are owned now, also those owned before. Must return at once."""
+        ...
+
+    def on_revoked(self, partitions: frozenset[int]) -> None:
+        """Give these up. Must return only when no append for them is in flight any more; bounded in time by the
+        callee. Another member gets them after this has returned."""
+        ...
+
+    def on_lost(self, partitions: frozenset[int]) -> None:
+        """These belong to somebody else already: drop what is in flight, do not write. Must return at once."""
+        ...
+
+
+class Membership(Protocol):
+    """This node's place in the group that divides the partitions among the nodes."""
+
+    def start(self, listener: OwnershipListener) -> None:
+        """Join in the background and report to *listener* from then on. Returns at once."""
+        ...
+
+    @property
+    def lease_until(self) -> float:
+        """Until when, on the monotonic clock in seconds, no other node can have become owner. Any thread.
+
+        Infinite where nobody else can own anything, 0.0 while not a member. Counted from the send time of the last
+        request which the coordinator accepted under the current generation.
+        """
+        ...
+
+    def leave(self, deadline: Deadline) -> None:
+        """Leave the group, so that others take over at once, and stop. Revokes first. Idempotent."""
+        ...
+
+
+class LogReader(Protocol):
+    """Reads committed records of assigned partitions. One thread uses it; only `wakeup` may be called by any."""
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Replace the assignment: read each partition from its offset on (0 is the beginning of any partition,
+        also of one whose first records were compacted away). Partitions that stay with an unchanged position go on
+        without a gap and without reading anything twice."""
+        ...
+
+    def poll(self, timeout_s: float) -> list[RecordBatch]:
+        """Return what is there, waiting up to *timeout_s* for it; empty after a time-out or `wakeup`.
+
+        A bounded number of records (some thousands) at a time. Raises OffsetOutOfRange when a position lies beyond
+        the end of its partition, or before its start where that is not just compaction's doing, and LogUnavailable
+        never: a log that cannot be reached yields nothing until it can.
+        """
+        ...
+
+    def wakeup(self) -> None:
+        """Make a `poll` that waits now, or the next one, return at once. Any thread."""
+        ...
+
+    def close(self) -> None:
+        """Stop and free what it holds. Idempotent."""
+        ...
+
+
+class LogWriter(Protocol):
+    """Appends groups of records under a fence. One thread submits; results come on any thread.
+
+    At most one operation is under way: the next is submitted after the future of the last is done. Each future is done
+    at the latest shortly after the deadline, whatever the log does.
+    """
+
+    def fence(self, ownership: Ownership, deadline: Deadline) -> "Future[Mapping[TopicPartition, int]]":
+        """Make sure that no earlier writer of `ownership.partitions` can append any more, this writer's own earlier
+        operations included, and only then take the end offsets of all topics of these partitions: the barrier.
+
+        Must be called after each new `ownership` and after OutcomeUnknown, before `append`. A reader whose positions
+        have reached the barrier has seen everything that earlier writers ever wrote. Fails with Fenced (*ownership* is
+        not current any more) or LogUnavailable.
+        """
+        ...
+
+    def append(
+        self,
+        group: Sequence[ProducerRecord],
+        *,
+        ownership: Ownership,
+        positions: Mapping[int, int],
+        deadline: Deadline,
+    ) -> "Future[Mapping[TopicPartition, int]]":
+        """Append *group* atomically; the result maps each partition written to the offset after its last record.
+
+        *positions*: for each task whose partition is written, the next offset of its first topic, to be committed with
+        the group (the fence of KIP-447 lies in this commit). Fails with LogUnavailable, RecordTooLarge or Fenced
+        (certainly nothing was appended) or OutcomeUnknown (then call `fence`, read up to its barrier, and look).
+        """
+        ...
+
+    def close(self, deadline: Deadline) -> None:
+        """Stop within *deadline*. Idempotent."""
+        ...
+
+
+class Log(Protocol):
+    """A durable, partitioned, compacted log. Any thread may call it."""
+
+    def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
+        """Create what is missing and check what is there. Raises TopicMismatch if an existing topic has another
+        partition count than demanded or would lose data (`cleanup.policy` without `compact`), LogUnavailable."""
+        ...
+
+    def describe_topics(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
+        """Return those of *names* that exist. Raises LogUnavailable."""
+        ...
+
+    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Return the offset after the last committed record of each partition. Raises LogUnavailable."""
+        ...
+
+    def open_reader(self) -> LogReader:
+        """Return a new reader without an assignment."""
+        ...
+
+    def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
+        """Return the node's one writer for the co-partitioned *topics* (the first carries the offset commits)."""
+        ...
+
+    def open_membership(self, topics: Sequence[str]) -> Membership:
+        """Return the node's one membership in the group that divides the partitions of *topics*."""
+        ...
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return figures for operators (sizes in bytes, counts), by metric name."""
+        ...
+
+    def close(self) -> None:
+        """Close the log itself, after readers, writer and membership. Idempotent."""
+        ...
+
+
+Wakeup = Callable[[], None]

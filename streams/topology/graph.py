@@ -1,0 +1,66 @@
+"""The inert description of what is computed: sources, processors, stores, sinks, and which of them form one task.
+
+Nothing here reads a log or opens a store; `streams.runtime` does that. A topology is built once, then frozen by use.
+
+A *table* (Kafka Streams: KTable with its source topic as changelog) is the commonest node: its rows are a pure function
+of the last record of each key. Because it is pure, the runtime can also apply it to records that are not in the log yet
+(the overlay of `streams.runtime.table`), so that a decision and the later materialisation can never disagree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streams.errors import ConfigError
+from streams.records import ProducerRecord, Record
+
+#: Turns a record into (key, row), or (key, None) to remove the row. Raises PoisonRecord. Pure.
+Materialise = Callable[[Record | ProducerRecord], tuple[bytes, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A store that holds the fold of one compacted topic."""
+
+    topic: str
+    store: str
+    materialise: Materialise
+
+
+class Topology:
+    """Sources, stores and what connects them. All topics of one topology are co-partitioned: task *p* reads partition
+    *p* of each, and its rows live in one database."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._tables: dict[str, Table] = {}
+
+    def table(self, *, topic: str, store: str, materialise: Materialise) -> Table:
+        """Add a store that is materialised from *topic*. The order of the calls is the order of the topics: the first
+        topic is the one that carries the group's offset commits. Raises ConfigError for a name used twice."""
+        if topic in self._tables or store in self.stores:
+            raise ConfigError(f"topology {self.name}: topic {topic} or store {store} is used twice")
+        table = Table(topic, store, materialise)
+        self._tables[topic] = table
+        return table
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The source topics, in the order in which they were added."""
+        return tuple(self._tables)
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The names of the stores, in the same order."""
+        return tuple(table.store for table in self._tables.values())
+
+    def table_of(self, topic: str) -> Table:
+        """Return the table that *topic* feeds. Raises KeyError for a topic of nobody."""
+        return self._tables[topic]
+
+    def describe(self) -> str:
+        """Return the topology as text, in the form of Kafka Streams' `Topology.describe`."""
+        lines = [f"Topology: {self.name}", "  Sub-topology: 0"]
+        for table in self._tables.values():
+            lines.append(f"    Source: {table.topic} --> {table.store}")
+            lines.append(f"      Table: {table.store} (store: {table.store}, changelog: {table.topic})")
+        return "\n".join(lines)
