@@ -1,0 +1,35 @@
+"""What a request asks for besides its content, as values without HTTP: consistency of a read, condition of a write.
+
+The HTTP edge parses headers and parameters into these; `app/profiles/service.py` obeys them. No behaviour lives here.
+"""
+
+from contextvars import ContextVar
+from typing import NamedTuple
+
+#: The versions that `If-Match` names. None: not sent, so unconditional. Empty: sent, but nothing can match it.
+IfMatch = tuple[int, ...] | None
+
+#: `If-Match: *`: any version that exists. Versions start at 1, so -1 names none.
+ANY: tuple[int, ...] = (-1,)
+
+OWNER = "owner"
+STRICT = "strict"
+
+#: The W3C `traceparent` of the request that is being served; writes pass it on in the header of that name. Set by the
+#: HTTP edge in the request's own context; None (the default) means that there is none.
+TRACEPARENT: ContextVar[bytes | None] = ContextVar("traceparent", default=None)
+
+
+class ReadOptions(NamedTuple):
+    """How fresh a read has to be.
+
+    `consistency`: `owner` or `strict`. `max_staleness_s`: the caller accepts a state that is at most that many seconds
+    old (None: he does not). `position`: the raw `Profile-Position` token that must be applied first.
+    """
+
+    consistency: str = OWNER
+    max_staleness_s: float | None = None
+    position: str | None = None
+
+
+PLAIN = ReadOptions()
