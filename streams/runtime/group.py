@@ -1,0 +1,145 @@
+"""The bookkeeping of a write section: one group of commands, the view it is decided on, held batches.
+
+No I/O and no waiting here. Owned by the stream thread.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from streams.log.base import Ownership
+from streams.records import ProducerRecord, RecordBatch, TopicPartition
+from streams.runtime.table import Pending
+from streams.runtime.task import StreamTask
+from streams.topology.graph import Topology
+
+OverlayKey = tuple[str, int, bytes]
+Overlay = dict[OverlayKey, bytes | None]
+
+_HEADERS_BYTES = 512  # about what the headers and the framing of one record take
+
+
+class GroupView:
+    """The state a command is decided on: the rows that are applied, covered by what is committed or decided since."""
+
+    def __init__(self, tasks: Mapping[int, StreamTask], topology: Topology, below: Sequence[Overlay]) -> None:
+        """*below*: the overlays of committed groups that are not applied yet, oldest first."""
+        self._tasks = tasks
+        self._topology = topology
+        self._below = tuple(reversed(below))
+        self.overlay: Overlay = {}
+        self.is_overlay_read = False
+
+    def get(self, store: str, partition: int, key: bytes) -> bytes | None:
+        """See `streams.runtime.commands.View`."""
+        place = (store, partition, key)
+        if place in self.overlay:
+            self.is_overlay_read = True
+            return self.overlay[place]
+        for overlay in self._below:
+            if place in overlay:
+                self.is_overlay_read = True
+                return overlay[place]
+        return self._tasks[partition].getters[store](key)
+
+    def cover(self, records: Iterable[ProducerRecord]) -> None:
+        """Put *records* over the state, by the very function that will materialise them once they are read back."""
+        for record in records:
+            table = self._topology.table_of(record.topic)
+            key, row = table.materialise(record)
+            self.overlay[(table.store, record.partition, key)] = row
+
+
+class Group:
+    """Commands that are appended together, and what their callers will be told."""
+
+    def __init__(self, view: GroupView) -> None:
+        self.view = view
+        self.records: list[ProducerRecord] = []
+        #: (pending, result, whether it writes)
+        self.members: list[tuple[Pending, Any, bool]] = []
+        self.append: Future[Mapping[TopicPartition, int]] | None = None
+        self.ownership: Ownership | None = None
+        #: Once committed: each partition written, and the offset after the group's last record in it. Every member is
+        #: told all of them: they lie at or behind its own records, so a token made from them promises enough.
+        self.targets: Mapping[TopicPartition, int] = {}
+        self.size_bytes = 0
+        self.begun_at = 0.0
+
+    @property
+    def overlay(self) -> Overlay:
+        """The rows as they will be once the group is applied."""
+        return self.view.overlay
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """Every partition that the group writes."""
+        return frozenset(TopicPartition(record.topic, record.partition) for record in self.records)
+
+    def add(self, pending: Pending, records: Sequence[ProducerRecord], result: Any) -> None:
+        """Make *pending* a member that writes *records*."""
+        self.view.cover(records)
+        self.records += records
+        self.members.append((pending, result, True))
+        for record in records:
+            self.size_bytes += len(record.value or b"") + len(record.key or b"") + _HEADERS_BYTES
+
+
+class Held:
+    """Batches that were read and wait until all records of their group are there."""
+
+    def __init__(self) -> None:
+        self._batches: dict[TopicPartition, list[RecordBatch]] = {}
+        #: Event ids (`ce_id`) of the records read while an append was under way: the evidence of its outcome.
+        self.events: set[bytes] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, batches: Iterable[RecordBatch], *, note_events: bool) -> None:
+        """Take *batches*, in the order in which they were read."""
+        for batch in batches:
+            self._batches.setdefault(TopicPartition(batch.topic, batch.partition), []).append(batch)
+            if note_events:
+                for record in batch.records:
+                    self.events.update(value for name, value in record.headers if name == "ce_id")
+
+    def has_all(self, targets: Mapping[TopicPartition, int], position: Callable[[TopicPartition], int]) -> bool:
+        """Say whether every target offset was read, be it held here or applied already (*position*)."""
+        for partition, end in targets.items():
+            held = self._batches.get(partition)
+            if (held[-1].next_offset if held else position(partition)) < end:
+                return False
+        return True
+
+    def take_until(self, targets: Mapping[TopicPartition, int]) -> list[RecordBatch]:
+        """Remove and return what lies before *targets*, cutting a batch in two where it reaches beyond."""
+        taken: list[RecordBatch] = []
+        for partition, end in targets.items():
+            held = self._batches.pop(partition, [])
+            rest: list[RecordBatch] = []
+            for batch in held:
+                if batch.next_offset <= end:
+                    taken.append(batch)
+                elif rest:
+                    rest.append(batch)
+                else:
+                    head, tail = _cut(batch, end)
+                    taken.append(head)
+                    rest.append(tail)
+            if rest:
+                self._batches[partition] = rest
+        return taken
+
+    def take_except(self, blocked: frozenset[TopicPartition]) -> list[RecordBatch]:
+        """Remove and return the batches of all partitions but *blocked*."""
+        taken: list[RecordBatch] = []
+        for partition in [partition for partition in self._batches if partition not in blocked]:
+            taken += self._batches.pop(partition)
+        return taken
+
+
+def _cut(batch: RecordBatch, end: int) -> tuple[RecordBatch, RecordBatch]:
+    head = [record for record in batch.records if record.offset < end]
+    tail = batch.records[len(head) :]
+    return batch._replace(records=head, next_offset=end), batch._replace(records=tail)

@@ -1,0 +1,58 @@
+"""Carries changes of ownership from the membership's thread to the stream thread.
+
+Nothing is decided here. The one promise: a revocation does not return to the group before the stream thread has said
+that nothing of the partitions is in flight, or the bound has passed.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from streams.log.base import Ownership
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """These partitions are owned now, under this snapshot."""
+
+    ownership: Ownership
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """These partitions have to be given up; `is_released` is set when they are."""
+
+    partitions: frozenset[int]
+    is_released: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """These partitions belong to somebody else already."""
+
+    partitions: frozenset[int]
+
+
+class OwnershipEvents:
+    """The listener that a membership reports to."""
+
+    def __init__(self, *, post: Callable[[Assigned | Revoked | Lost], None], revoke_timeout_s: float) -> None:
+        """*post* queues an event for the stream thread and rouses it; any thread may call it."""
+        self._post = post
+        self._revoke_timeout_s = revoke_timeout_s
+
+    def on_assigned(self, ownership: Ownership) -> None:
+        self._post(Assigned(ownership))
+
+    def on_revoked(self, partitions: frozenset[int]) -> None:
+        event = Revoked(partitions)
+        self._post(event)
+        if not event.is_released.wait(self._revoke_timeout_s):
+            # The group goes on without us; the fence of the next owner aborts what we left open.
+            logger.warning("revocation not finished in time", extra={"partitions": sorted(partitions)})
+
+    def on_lost(self, partitions: frozenset[int]) -> None:
+        self._post(Lost(partitions))

@@ -1,0 +1,359 @@
+"""The write section: decides commands in groups, appends each group in one transaction, learns what became of it.
+
+Owned by the stream thread. One group is being appended at a time; groups whose append is known to have succeeded wait
+for their read-back while the next one is decided on top of them. The states of the section:
+
+    CLOSED --own--> FENCING --barrier taken--> CATCHING_UP --barrier applied--> OPEN
+       ^               ^                                                        |
+       '---- disown ---+---------------- any error of an append ----------------'
+
+Invariants:
+1. A command is decided only while the section is OPEN and its tasks are active, on all that is applied plus all that is
+   committed and not applied yet (the overlay). An answer that leaned on the overlay waits for its group.
+2. The records of one group become visible to readers together: until a group's fate is known and all its records were
+   read back, the batches of its partitions are held.
+3. After an unknown outcome nothing is decided until a fence and a barrier have shown what is in the log.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from enum import Enum
+
+from streams.clock import Backoff, Clock, Deadline
+from streams.errors import (
+    LogError,
+    NotOwner,
+    OutcomeUnknown,
+    RecordTooLarge,
+    Restoring,
+    StreamsError,
+    Unavailable,
+)
+from streams.log.base import LogWriter, Ownership
+from streams.records import RecordBatch, TopicPartition
+from streams.runtime.commands import Command, Decided, Refused, Unknown
+from streams.runtime.group import Group, GroupView, Held
+from streams.runtime.metrics import RuntimeMetrics
+from streams.runtime.states import TaskState
+from streams.runtime.table import FencedTable, Pending
+from streams.runtime.task import StreamTask
+from streams.topology.graph import Topology
+
+logger = logging.getLogger(__name__)
+
+_MAX_UNAPPLIED_GROUPS = 4  # committed groups that may wait for their read-back before the next one waits, too
+_MAX_GROUP_BYTES = 768 * 1024  # below Kafka's default max.request.size of 1 MiB, headers and framing included
+
+
+class SectionState(Enum):
+    """See the module's picture."""
+
+    CLOSED = "closed"
+    FENCING = "fencing"
+    CATCHING_UP = "catching-up"
+    OPEN = "open"
+
+
+class WriteSection:
+    """Groups of commands on their way into the log. The stream thread only, but for the properties."""
+
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        table: FencedTable,
+        tasks: Mapping[int, StreamTask],
+        writer: LogWriter,
+        clock: Clock,
+        wakeup: Callable[[], None],
+        metrics: RuntimeMetrics,
+        max_group_commands: int,
+        append_timeout_s: float,
+    ) -> None:
+        self.state = SectionState.CLOSED
+        self.ownership: Ownership | None = None
+        self._topology = topology
+        self._table = table
+        self._tasks = tasks
+        self._writer = writer
+        self._clock = clock
+        self._wakeup = wakeup
+        self._metrics = metrics
+        self._max_group_commands = max_group_commands
+        self._append_timeout_s = append_timeout_s
+        self._held = Held()
+        self._fence: Future[Mapping[TopicPartition, int]] | None = None
+        self._is_fence_stale = False  # begun before the latest reason to fence: its barrier proves nothing
+        self._fence_after = 0.0
+        self._barrier: Mapping[TopicPartition, int] = {}
+        self._backoff = Backoff(initial_s=0.02, maximum_s=1.0)
+        self._group: Group | None = None  # being appended, or of unknown outcome
+        self._unapplied: list[Group] = []  # committed, oldest first
+        self._solo_commands = 0  # so many commands go one by one, after a group was too large
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no group is under way."""
+        return self._group is None and not self._unapplied
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another group could be begun."""
+        return self._group is None and len(self._unapplied) < _MAX_UNAPPLIED_GROUPS
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the log has finished something that `advance` has not seen."""
+        append = self._group.append if self._group is not None else None
+        return (append is not None and append.done()) or (self._fence is not None and self._fence.done())
+
+    @property
+    def is_appending(self) -> bool:
+        """Whether the writer is at work on an append."""
+        return self._group is not None and self._group.append is not None
+
+    @property
+    def _is_unknown(self) -> bool:
+        return self._group is not None and self._group.append is None
+
+    def own(self, ownership: Ownership) -> None:
+        """Write under *ownership* from now on, after a fence. What was in flight is settled by that fence."""
+        self.ownership = ownership
+        self._begin_fencing(after_s=0.0)
+
+    def disown(self) -> None:
+        """Write no more. A group in flight keeps its fate: known when its append ends, else found out by the next
+        owner's fence; its callers are told at their deadlines."""
+        self.ownership = None
+        self._is_fence_stale = True
+        self.state = SectionState.CLOSED
+
+    def advance(self) -> None:
+        """Look at what has ended since the last call: an append, a fence. Called once a turn."""
+        group = self._group
+        if group is not None and group.append is not None and group.append.done():
+            self._settle(group, group.append)
+        if self._fence is not None and self._fence.done():
+            self._take_barrier(self._fence)
+        if (
+            self.state is SectionState.FENCING
+            and self._fence is None
+            and self.ownership is not None
+            and not self.is_appending
+            and self._clock.monotonic() >= self._fence_after
+        ):
+            deadline = Deadline.after(self._append_timeout_s, self._clock)
+            self._is_fence_stale = False
+            self._fence = self._writer.fence(self.ownership, deadline)
+            self._fence.add_done_callback(lambda _: self._wakeup())
+            if self._fence.done():
+                self._take_barrier(self._fence)
+        if self._group is not None or self._unapplied:
+            self._expire_members()
+
+    def barrier_of(self, partition: int) -> Mapping[str, int] | None:
+        """Return topic to offset that task *partition* must reach to be active; None while no fence has told."""
+        if self.state not in (SectionState.CATCHING_UP, SectionState.OPEN):
+            return None
+        return {topic: self._barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics}
+
+    def open_if_caught_up(self) -> None:
+        """Leave CATCHING_UP once every owned task has applied the barrier, and settle a group of unknown outcome."""
+        if self.state is not SectionState.CATCHING_UP or self.ownership is None:
+            return
+        for partition in self.ownership.partitions:
+            barrier = self.barrier_of(partition)
+            task = self._tasks.get(partition)
+            if barrier is None or task is None:
+                return
+            if not task.has_reached(barrier):
+                return
+        if self._group is not None:
+            self._settle_by_evidence(self._group)
+        self.state = SectionState.OPEN
+        self._backoff.reset()
+
+    def why_not_ready(self, command: Command) -> Unavailable | None:
+        """Return why *command* cannot be decided now, or None when it can."""
+        owned = self.ownership.partitions if self.ownership is not None else frozenset()
+        for partition in command.partitions:
+            task = self._tasks.get(partition)
+            if partition not in owned or task is None:
+                return NotOwner(f"this node does not own partition {partition}", partition=partition)
+            if task.state is not TaskState.ACTIVE:
+                lag = task.lag_records()
+                return Restoring(f"partition {partition} is restoring", partition=partition, lag_records=lag)
+        return None
+
+    def start_group(self) -> None:
+        """Decide what waits in the table and append it as one group, if the section is open and has room."""
+        if self.state is not SectionState.OPEN or not self.has_room or not self._table.queued or self.ownership is None:
+            return
+        limit = 1 if self._solo_commands else self._max_group_commands
+        view = GroupView(self._tasks, self._topology, [group.overlay for group in self._unapplied])
+        group = Group(view)
+        self._solo_commands = max(0, self._solo_commands - 1)
+        pendings = self._table.take(limit)
+        for index, pending in enumerate(pendings):
+            if group.size_bytes > _MAX_GROUP_BYTES:
+                self._table.give_back(pendings[index:])
+                break
+            self._decide(pending, group)
+        if group.records:
+            self._append(group, self.ownership)
+        elif group.members:  # They only read the overlay: they wait for the group that made it.
+            self._unapplied[-1].members.extend(group.members)
+
+    def hold(self, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
+        """Take what was read and return what may be applied now; the rest is held (invariant 2)."""
+        if self.is_idle and not self._held:
+            return list(batches)
+        self._held.add(batches, note_events=self._group is not None)
+        return self.release()
+
+    def release(self) -> list[RecordBatch]:
+        """Return held batches that may be applied now: all of a group that is complete, and what no group touches."""
+        if not self._held:
+            return []
+        if self._is_unknown and self.state is SectionState.CATCHING_UP:
+            if not self._held.has_all(self._barrier, self._position):
+                return []
+            return self._held.take_except(frozenset())  # Fenced and read to the barrier: there is no more of it.
+        undecided = self._group.partitions if self._group is not None else frozenset()
+        ready: list[RecordBatch] = []
+        for group in self._unapplied:
+            if not self._held.has_all(group.targets, self._position):
+                undecided |= frozenset(group.targets)
+                break
+            ready += self._held.take_until(group.targets)
+        blocked = undecided.union(*(group.targets for group in self._unapplied))
+        ready += self._held.take_except(blocked)
+        return ready
+
+    def applied(self) -> None:
+        """After batches were applied: answer the members of every committed group that is applied now."""
+        while self._unapplied:
+            group = self._unapplied[0]
+            if any(self._position(partition) < end for partition, end in group.targets.items()):
+                return
+            self._unapplied.pop(0)
+            self._metrics.group_applied(len(group.members), self._clock.monotonic() - group.begun_at)
+            for pending, result, is_writer in group.members:
+                self._table.answer(pending, Decided(result, group.targets if is_writer else {}))
+
+    def _position(self, partition: TopicPartition) -> int:
+        task = self._tasks.get(partition.partition)
+        return task.positions.get(partition.topic, 0) if task is not None else 0
+
+    def _decide(self, pending: Pending, group: Group) -> None:
+        view = group.view
+        view.is_overlay_read = False
+        obstacle = self.why_not_ready(pending.command)
+        if obstacle is not None:
+            self._table.answer(pending, Refused(obstacle))
+            return
+        try:
+            records, result = pending.command.decide(view)
+            if records:
+                group.add(pending, records, result)
+            elif view.is_overlay_read:
+                group.members.append((pending, result, False))
+            else:
+                self._table.answer(pending, Decided(result, {}))
+        except StreamsError as refusal:
+            self._table.answer(pending, Refused(refusal))
+        except Exception as bug:  # noqa: BLE001 - a bug in a command must not take the node down with it
+            logger.exception("command failed")
+            self._table.answer(pending, Refused(bug))
+
+    def _append(self, group: Group, ownership: Ownership) -> None:
+        group.begun_at = self._clock.monotonic()
+        group.ownership = ownership
+        first = self._topology.topics[0]
+        positions = {
+            partition: self._tasks[partition].positions[first]
+            for partition in {record.partition for record in group.records}
+        }
+        deadline = Deadline.after(self._append_timeout_s, self._clock)
+        self._group = group
+        group.append = self._writer.append(group.records, ownership=ownership, positions=positions, deadline=deadline)
+        if group.append.done():
+            self._settle(group, group.append)
+        else:
+            group.append.add_done_callback(lambda _: self._wakeup())
+
+    def _settle(self, group: Group, append: Future[Mapping[TopicPartition, int]]) -> None:
+        """The append has ended: committed, certainly not appended, or unknown."""
+        error = append.exception()
+        if error is None:
+            group.targets = append.result()
+            self._unapplied.append(group)
+            self._group = None
+            self._held.events.clear()
+            return
+        self._metrics.append_failed(error)
+        if isinstance(error, OutcomeUnknown):
+            logger.warning("append outcome unknown", extra={"commands": len(group.members), "reason": str(error)})
+            group.append = None
+            self._begin_fencing(after_s=0.0)
+            return
+        self._group = None
+        pendings = [member[0] for member in group.members]
+        if isinstance(error, RecordTooLarge):
+            if len(pendings) == 1:
+                self._table.answer(pendings[0], Refused(RecordTooLarge(str(error))))
+            else:  # One of them is to blame, and the log does not say which.
+                self._solo_commands = len(pendings)
+                self._table.give_back(pendings)
+            return
+        if not isinstance(error, LogError):
+            logger.error("append failed", exc_info=error)
+        else:
+            logger.warning("append failed", extra={"commands": len(pendings), "reason": str(error)})
+        self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
+        self._begin_fencing(after_s=self._backoff.next_s())
+
+    def _settle_by_evidence(self, group: Group) -> None:
+        """The barrier is applied, so the log holds all of *group* or nothing, and will never hold more of it."""
+        self._group = None
+        if not group.partitions <= self._barrier.keys():  # Somebody else owns a part: only he could know.
+            for pending, _, _ in group.members:
+                self._table.answer(pending, Unknown(pending.command.event_id))
+            return
+        positions = {partition: self._barrier[partition] for partition in group.partitions}
+        is_there = all(self._has_event(record.headers) for record in group.records)
+        logger.info("append settled", extra={"commands": len(group.members), "is_written": is_there})
+        for pending, result, _ in group.members:
+            if is_there:
+                self._table.answer(pending, Decided(result, positions))
+        if not is_there:
+            self._table.give_back([member[0] for member in group.members])
+
+    def _has_event(self, headers: Sequence[tuple[str, bytes]]) -> bool:
+        return any(name == "ce_id" and value in self._held.events for name, value in headers)
+
+    def _expire_members(self) -> None:
+        """Tell callers whose deadline has passed that the outcome is not known (yet)."""
+        now = self._clock.monotonic()
+        for group in (*self._unapplied, *((self._group,) if self._group is not None else ())):
+            for pending, _, _ in group.members:
+                if pending.deadline_at <= now and not pending.is_answered:
+                    self._table.answer(pending, Unknown(pending.command.event_id))
+
+    def _begin_fencing(self, *, after_s: float) -> None:
+        self._is_fence_stale = True
+        self._fence_after = self._clock.monotonic() + after_s
+        self.state = SectionState.FENCING if self.ownership is not None else SectionState.CLOSED
+
+    def _take_barrier(self, fence: Future[Mapping[TopicPartition, int]]) -> None:
+        self._fence = None
+        if self._is_fence_stale:
+            return
+        error = fence.exception()
+        if error is not None:
+            logger.warning("fence failed", extra={"kind": type(error).__name__, "reason": str(error)})
+            self._begin_fencing(after_s=self._backoff.next_s())
+            return
+        self._barrier = fence.result()
+        self.state = SectionState.CATCHING_UP

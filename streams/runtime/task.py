@@ -1,0 +1,170 @@
+"""One task: partition *p* of every topic of the topology, materialised into one database.
+
+The stream thread owns a task and is the only one to change it; other threads read its stores through `getters` and
+look at `state`, `positions` and `barrier`, each of which is replaced whole and never changed in place. Invariant: the
+rows of a store and the positions beside them are committed in one batch, and a record that cannot be processed is
+quarantined in that same batch, so that no record is skipped without a trace.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from streams.clock import Clock
+from streams.errors import PoisonRecord, StoreDamaged, StoreMismatch
+from streams.records import Record, RecordBatch, TopicPartition
+from streams.runtime.states import TaskState, transition
+from streams.stores.base import Getter, StoreBatch, StoreFactory, StoreIdentity, TaskStore
+from streams.topology.graph import Topology
+
+logger = logging.getLogger(__name__)
+
+QUARANTINE_STORE = "quarantine"
+_QUARANTINE_DETAIL_LENGTH = 200  # characters of a fault's description that are kept
+
+
+class StreamTask:
+    """The materialised state of one partition."""
+
+    def __init__(
+        self,
+        partition: int,
+        *,
+        topology: Topology,
+        stores: StoreFactory,
+        identity: StoreIdentity,
+        clock: Clock,
+        on_poison: Callable[[str, str], None],
+    ) -> None:
+        """Open the stores, wiping and beginning anew what is damaged or of another log. *on_poison* is told topic and
+        reason of each quarantined record. Raises StoreLocked, or OSError when the disk refuses."""
+        self.partition = partition
+        self.state = TaskState.CREATED
+        self.rebuilds = 0
+        self.barrier: Mapping[str, int] | None = None
+        self.getters: Mapping[str, Getter] = {}
+        self._topology = topology
+        self._stores = stores
+        self._identity = identity
+        self._clock = clock
+        self._on_poison = on_poison
+        self._materialise = {topic: topology.table_of(topic) for topic in topology.topics}
+        self._positions: Mapping[str, int] = {}
+        self._store: TaskStore = self._open()
+
+    @property
+    def store(self) -> TaskStore:
+        """The stores as opened now; a rebuild replaces them."""
+        return self._store
+
+    @property
+    def positions(self) -> Mapping[str, int]:
+        """Topic to next offset, for every topic of the topology. Any thread."""
+        return self._positions
+
+    def topic_partitions(self) -> dict[TopicPartition, int]:
+        """Return what the reader must be assigned for this task: each topic's partition and its position."""
+        return {TopicPartition(topic, self.partition): offset for topic, offset in self._positions.items()}
+
+    def lag_records(self) -> int:
+        """Return how many offsets are left to the barrier; 0 without one. Any thread."""
+        barrier = self.barrier
+        if barrier is None:
+            return 0
+        return sum(max(0, end - self._positions.get(topic, 0)) for topic, end in barrier.items())
+
+    def move_to(self, state: TaskState) -> None:
+        """Change the state along a legal transition. The stream thread only."""
+        if state is not self.state:
+            logger.info("task state", extra={"task": self.partition, "old": self.state.value, "new": state.value})
+        self.state = transition(self.state, state)
+
+    def apply(self, batches: Sequence[RecordBatch]) -> int:
+        """Fold *batches* into the stores and commit rows and positions in one step; return the number of records.
+
+        When it returns, the rows are visible to every reader. Raises StoreDamaged (call `rebuild`) or OSError.
+        """
+        batch = self._store.batch()
+        positions = dict(self._positions)
+        count = 0
+        for topic, _, records, next_offset in batches:
+            if next_offset <= positions[topic]:
+                continue  # read before a rebuild or a new assignment: already in the rows
+            self._process(topic, records, batch, positions[topic])
+            positions[topic] = next_offset
+            count += len(records)
+        is_restoring = self.state is not TaskState.ACTIVE
+        caught_up_ms = None if is_restoring else self._clock.time_ms()
+        self._store.commit(batch, positions, caught_up_ms=caught_up_ms, is_restoring=is_restoring)
+        self._positions = positions
+        return count
+
+    def mark_caught_up(self) -> None:
+        """Note in the stores that they hold all that the log holds now, for the age check of the next start."""
+        self._store.commit(self._store.batch(), self._positions, caught_up_ms=self._clock.time_ms())
+
+    def has_reached(self, barrier: Mapping[str, int]) -> bool:
+        """Say whether every position is at or beyond *barrier* (topic to offset)."""
+        positions = self._positions
+        return all(positions.get(topic, 0) >= end for topic, end in barrier.items())
+
+    def rebuild(self, reason: str) -> None:
+        """Throw the stores away and begin at the start of the log. The stream thread only; readers see StoreClosed."""
+        logger.warning("task rebuild", extra={"task": self.partition, "reason": reason})
+        self.rebuilds += 1
+        self.getters = {}
+        if self.state is not TaskState.CREATED:
+            self.move_to(TaskState.CREATED)
+        self._store.close()
+        self._stores.wipe(self.partition)
+        self._store = self._open()
+
+    def close(self) -> None:
+        """Close the stores. Idempotent."""
+        if self.state is not TaskState.CLOSED:
+            self.getters = {}
+            self.move_to(TaskState.CLOSED)
+            self._store.close()
+
+    def _open(self) -> TaskStore:
+        names = (*self._topology.stores, QUARANTINE_STORE)
+        try:
+            store = self._stores.open(self.partition, names, self._identity)
+        except (StoreDamaged, StoreMismatch) as error:
+            logger.warning("task store wiped", extra={"task": self.partition, "reason": str(error)})
+            self.rebuilds += 1
+            self._stores.wipe(self.partition)
+            store = self._stores.open(self.partition, names, self._identity)
+        self.getters = {name: store.getter(name) for name in names}
+        self._positions = {topic: store.positions.get(topic, 0) for topic in self._topology.topics}
+        return store
+
+    def _process(self, topic: str, records: Sequence[Record], batch: StoreBatch, position: int) -> None:
+        table = self._materialise[topic]
+        materialise, store, put, delete = table.materialise, table.store, batch.put, batch.delete
+        for record in records:
+            if record.offset < position:
+                continue
+            try:
+                key, row = materialise(record)
+            except PoisonRecord as poison:
+                self._quarantine(record, poison, batch)
+                continue
+            if row is None:
+                delete(store, key)
+            else:
+                put(store, key, row)
+
+    def _quarantine(self, record: Record, poison: PoisonRecord, batch: StoreBatch) -> None:
+        """Keep where and why, never the bytes: they are in the log, and may be somebody's data."""
+        key = f"{record.topic}/{record.partition}/{record.offset:020d}".encode()
+        entry = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp_ms": record.timestamp_ms,
+            "reason": poison.reason,
+            "detail": poison.detail[:_QUARANTINE_DETAIL_LENGTH],
+        }
+        batch.put(QUARANTINE_STORE, key, json.dumps(entry).encode())
+        self._on_poison(record.topic, poison.reason)
