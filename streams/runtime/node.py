@@ -177,7 +177,7 @@ class StreamsNode:
         return self.thread.sequence
 
     def reader(self, store: str, partition: int) -> TaskReader:
-        """Return the reader of an active task. Raises Restoring, NotOwner or Draining, or KeyError for no such store."""
+        """Return the reader of an active task. Raises Restoring, NotOwner or Draining; KeyError: no such store."""
         reader = self._readers[store][partition] if self._readers else None
         if reader is None:
             raise self._why_not(partition)
@@ -284,7 +284,7 @@ class StreamsNode:
         self._readers = readers
 
     def _why_not(self, partition: int) -> Unavailable:
-        if self._is_draining or not self.thread.is_alive:
+        if self._is_draining:
             return Draining("this node is stopping", retry_after_s=2.0)
         task = self.thread.tasks.get(partition)
         if task is None or task.state is TaskState.SUSPENDED:

@@ -263,7 +263,7 @@ class WriteSection:
                 self._table.answer(pending, Decided(result, {}))
         except StreamsError as refusal:
             self._table.answer(pending, Refused(refusal))
-        except Exception as bug:  # noqa: BLE001 - a bug in a command must not take the node down with it
+        except Exception as bug:
             logger.exception("command failed")
             self._table.answer(pending, Refused(bug))
 

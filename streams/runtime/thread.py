@@ -223,7 +223,8 @@ class StreamThread:
                 section.own(event.ownership)
                 self._assign(event.ownership.partitions)
             elif isinstance(event, Damaged):
-                self._rebuild(self.tasks[event.partition], event.reason)
+                task = self.tasks[event.partition]
+                self._rebuild(task, event.reason, reached=task.positions)
             else:
                 logger.info("partitions given up", extra={"partitions": sorted(event.partitions)})
                 section.disown()
@@ -275,7 +276,8 @@ class StreamThread:
         try:
             return self._reader.poll(0.0 if can_start or self._events or section.has_news else timeout_s)
         except OffsetOutOfRange as error:
-            self._rebuild(self.tasks[error.partition], str(error))
+            # The log has another history than the store: what the store had reached there means nothing.
+            self._rebuild(self.tasks[error.partition], str(error), reached={})
             return []
         finally:
             self._table.is_consumer_waiting = False
@@ -301,22 +303,21 @@ class StreamThread:
         try:
             self._metrics.records_applied += task.apply(batches)
         except StoreDamaged as error:
-            self._rebuild(task, str(error))
+            self._rebuild(task, str(error), reached=task.positions)
         except OSError as error:
             # The disk is full or broken. What was read is read again from the store's position once it works.
             logger.error("store cannot be written", extra={"task": task.partition, "reason": str(error)})  # noqa: TRY400
             self._retry_disk_at = self._clock.monotonic() + _DISK_RETRY_S
             self._assign_reader()
 
-    def _rebuild(self, task: StreamTask, reason: str) -> None:
-        """Begin the task anew. It must come at least as far as it was before it may answer again."""
-        reached = task.positions
+    def _rebuild(self, task: StreamTask, reason: str, *, reached: Mapping[str, int]) -> None:
+        """Begin the task anew. It must come at least to *reached*, as far as it was, before it may answer again."""
         owned = task.state in (TaskState.ACTIVE, TaskState.RESTORING)
         barrier = task.barrier or {}
         self._metrics.rebuilds += 1
         task.rebuild(reason)
         if owned:
-            task.barrier = {topic: max(reached[topic], barrier.get(topic, 0)) for topic in reached}
+            task.barrier = {topic: max(reached.get(topic, 0), barrier.get(topic, 0)) for topic in task.positions}
             task.move_to(TaskState.RESTORING)
             self._is_settled = False
         else:

@@ -1,0 +1,312 @@
+"""Fakes for tests without a broker and without a disk: a log in memory whose failures can be chosen, and a clock that
+stands still. For the tests of this package and of its users; the fakes pass the contract suites of the real things.
+"""
+
+import threading
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from enum import Enum
+
+from streams.clock import Clock, Deadline
+from streams.errors import Fenced, LogUnavailable, OffsetOutOfRange, OutcomeUnknown, RecordTooLarge, TopicMismatch
+from streams.log.base import (
+    LogReader,
+    LogWriter,
+    Membership,
+    Ownership,
+    OwnershipListener,
+    TopicInfo,
+    TopicSpec,
+)
+from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
+
+
+class FakeClock:
+    """A clock that only its owner moves."""
+
+    def __init__(self, *, monotonic_s: float = 1000.0, time_ms: int = 1_700_000_000_000) -> None:
+        self._monotonic_s = monotonic_s
+        self._time_ms = time_ms
+
+    def monotonic(self) -> float:
+        return self._monotonic_s
+
+    def time_ms(self) -> int:
+        return self._time_ms
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks on."""
+        self._monotonic_s += seconds
+        self._time_ms += round(seconds * 1000)
+
+
+class Fault(Enum):
+    """What becomes of an append."""
+
+    UNAVAILABLE = "refused, nothing written"
+    TOO_LARGE = "refused for its size, nothing written"
+    FENCED = "refused by the fence, nothing written"
+    UNKNOWN_WRITTEN = "reported as unknown, in the log at once"
+    UNKNOWN_LATE = "reported as unknown, in the log when the next fence begins"
+    UNKNOWN_LOST = "reported as unknown, never in the log"
+    PENDING = "not ended until `MemoryLog.complete`"
+
+
+class MemoryLog:
+    """A log in memory. `faults` holds what becomes of the next appends, one each; without any, they succeed."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self.faults: deque[Fault] = deque()
+        self.fence_faults: deque[Exception] = deque()
+        self.membership = MemoryMembership(self)
+        self.is_reachable = True
+        self._clock = clock
+        self._topics: dict[str, TopicInfo] = {}
+        self._records: dict[TopicPartition, list[Record]] = {}
+        self._changed = threading.Condition()
+        self._late: list[Sequence[ProducerRecord]] = []
+        self._pending: tuple[Sequence[ProducerRecord], Future[Mapping[TopicPartition, int]]] | None = None
+        self._withheld: dict[TopicPartition, int] = {}
+
+    def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
+        if not self.is_reachable:
+            raise LogUnavailable("the log was made unreachable")
+        for spec in specs:
+            if "compact" not in spec.config.get("cleanup.policy", "delete"):
+                raise TopicMismatch(f"topic {spec.name} is not compacted")
+            known = self._topics.get(spec.name)
+            if known is None:
+                count = spec.partitions or spec.default_partitions
+                known = TopicInfo(spec.name, uuid.uuid4().hex, count, dict(spec.config))
+                self._topics[spec.name] = known
+            if spec.partitions not in (None, known.partitions):
+                raise TopicMismatch(f"topic {spec.name} has {known.partitions} partitions, not {spec.partitions}")
+        return {spec.name: self._topics[spec.name] for spec in specs}
+
+    def describe_topics(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
+        return {name: self._topics[name] for name in names if name in self._topics}
+
+    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        if not self.is_reachable:
+            raise LogUnavailable("the log was made unreachable")
+        return {partition: len(self._records.get(partition, ())) for partition in partitions}
+
+    def open_reader(self) -> LogReader:
+        return MemoryReader(self)
+
+    def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
+        return MemoryWriter(self, topics)
+
+    def open_membership(self, topics: Sequence[str]) -> Membership:
+        return self.membership
+
+    def gauges(self) -> Mapping[str, float]:
+        return {"log_records": float(sum(map(len, self._records.values())))}
+
+    def close(self) -> None:
+        """Nothing to free: the records outlive the nodes of a test."""
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions every topic has; 0 before any exists."""
+        return next((info.partitions for info in self._topics.values()), 0)
+
+    # What a test does to the log.
+
+    def put(self, *records: ProducerRecord) -> Mapping[TopicPartition, int]:
+        """Write *records* past every fence, as a foreign producer would."""
+        return self._write(records)
+
+    def complete(self, error: Exception | None = None, *, is_written: bool = True) -> None:
+        """End the append that a `Fault.PENDING` has kept open."""
+        assert self._pending is not None
+        (group, future), self._pending = self._pending, None
+        targets = self._write(group) if is_written else {}
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(targets)
+
+    def withhold(self, partition: TopicPartition) -> None:
+        """Keep what is written to *partition* from now on from every reader, until `release`."""
+        self._withheld[partition] = len(self._records.get(partition, ()))
+
+    def release(self) -> None:
+        """End every `withhold`."""
+        with self._changed:
+            self._withheld.clear()
+            self._changed.notify_all()
+
+    def dump(self, topic: str) -> list[Record]:
+        """Return all records of *topic*, partition after partition."""
+        return [record for place in sorted(self._records) if place.topic == topic for record in self._records[place]]
+
+    def _write(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
+        targets: dict[TopicPartition, int] = {}
+        with self._changed:
+            for topic, partition, key, value, headers in records:
+                place = TopicPartition(topic, partition)
+                log = self._records.setdefault(place, [])
+                log.append(Record(topic, partition, len(log), self._clock.time_ms(), key, value, headers))
+                targets[place] = len(log)
+            self._changed.notify_all()
+        return targets
+
+
+class MemoryMembership:
+    """A group whose only rule is what the test says."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._listener: OwnershipListener | None = None
+        self.lease_until = float("inf")
+        self.current: Ownership | None = None
+        #: Assign all partitions when started; a test that wants to do it itself sets this to False before.
+        self.is_automatic = True
+
+    def start(self, listener: OwnershipListener) -> None:
+        self._listener = listener
+        if self.is_automatic:
+            self.assign(generation=1)
+
+    def assign(self, *, generation: int, partitions: frozenset[int] | None = None) -> None:
+        """Give *partitions* (default: all) under a new generation; writers of older ones are fenced."""
+        assert self._listener is not None
+        count = self._log.partitions
+        owned = frozenset(range(count)) if partitions is None else partitions
+        self.current = Ownership(generation, f"member-{generation}", owned)
+        self._listener.on_assigned(self.current)
+
+    def lose(self, *, lease_until: float = 0.0) -> None:
+        """Take everything away without asking."""
+        assert self._listener is not None
+        lost, self.current = self.current, None
+        self.lease_until = lease_until
+        self._listener.on_lost(lost.partitions if lost is not None else frozenset())
+
+    def revoke(self) -> None:
+        """Ask for everything back; returns when the listener has let go."""
+        assert self._listener is not None
+        if self.current is not None:
+            self._listener.on_revoked(self.current.partitions)
+        self.current = None
+
+    def leave(self, deadline: Deadline) -> None:
+        if self._listener is not None and self.current is not None:
+            self.revoke()
+
+
+class MemoryReader:
+    """Reads a `MemoryLog`."""
+
+    _MAX_RECORDS = 2000
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._positions: dict[TopicPartition, int] = {}
+        self._is_woken = False
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._positions = dict(positions)
+
+    def poll(self, timeout_s: float) -> list[RecordBatch]:
+        changed = self._log._changed
+        with changed:
+            batches = self._read()
+            if not batches and not self._is_woken and timeout_s > 0:
+                changed.wait(timeout_s)
+                batches = self._read()
+            self._is_woken = False
+        return batches
+
+    def wakeup(self) -> None:
+        with self._log._changed:
+            self._is_woken = True
+            self._log._changed.notify_all()
+
+    def close(self) -> None:
+        self._positions = {}
+
+    def _read(self) -> list[RecordBatch]:
+        batches: list[RecordBatch] = []
+        left = self._MAX_RECORDS
+        for place, offset in self._positions.items():
+            records = self._log._records.get(place, [])
+            if offset > len(records):
+                raise OffsetOutOfRange(place.topic, place.partition, offset)
+            end = min(self._log._withheld.get(place, len(records)), offset + left)
+            if end > offset:
+                batches.append(RecordBatch(place.topic, place.partition, records[offset:end], end))
+                left -= end - offset
+        for batch in batches:
+            self._positions[TopicPartition(batch.topic, batch.partition)] = batch.next_offset
+        return batches
+
+
+class MemoryWriter:
+    """Writes to a `MemoryLog` as its `faults` say."""
+
+    def __init__(self, log: MemoryLog, topics: Sequence[str]) -> None:
+        self._log = log
+        self._topics = topics
+        self._fenced_for: Ownership | None = None
+
+    def fence(self, ownership: Ownership, deadline: Deadline) -> Future[Mapping[TopicPartition, int]]:
+        future: Future[Mapping[TopicPartition, int]] = Future()
+        log = self._log
+        if log.fence_faults:
+            future.set_exception(log.fence_faults.popleft())
+            return future
+        if ownership != log.membership.current:
+            future.set_exception(Fenced("the generation is not current"))
+            return future
+        for group in log._late:
+            log._write(group)
+        log._late.clear()
+        self._fenced_for = ownership
+        places = [TopicPartition(topic, partition) for topic in self._topics for partition in ownership.partitions]
+        try:
+            future.set_result(log.end_offsets(places, deadline))
+        except LogUnavailable as error:
+            future.set_exception(error)
+        return future
+
+    def append(
+        self,
+        group: Sequence[ProducerRecord],
+        *,
+        ownership: Ownership,
+        positions: Mapping[int, int],
+        deadline: Deadline,
+    ) -> Future[Mapping[TopicPartition, int]]:
+        assert ownership == self._fenced_for, "append before fence"
+        assert {record.partition for record in group} == positions.keys(), "a partition without its offset commit"
+        future: Future[Mapping[TopicPartition, int]] = Future()
+        log = self._log
+        fault = log.faults.popleft() if log.faults else None
+        if ownership != log.membership.current:
+            fault = Fault.FENCED
+        if fault is None:
+            future.set_result(log._write(group))
+        elif fault is Fault.PENDING:
+            log._pending = (group, future)
+        elif fault is Fault.UNAVAILABLE:
+            future.set_exception(LogUnavailable("chosen by the test"))
+        elif fault is Fault.FENCED:
+            self._fenced_for = None
+            future.set_exception(Fenced("another generation"))
+        elif fault is Fault.TOO_LARGE:
+            future.set_exception(RecordTooLarge("chosen by the test"))
+        else:
+            self._fenced_for = None
+            if fault is Fault.UNKNOWN_WRITTEN:
+                log._write(group)
+            elif fault is Fault.UNKNOWN_LATE:
+                log._late.append(group)
+            future.set_exception(OutcomeUnknown("chosen by the test"))
+        return future
+
+    def close(self, deadline: Deadline) -> None:
+        self._fenced_for = None
