@@ -52,7 +52,12 @@ class TaskStore(Protocol):
 
     def getter(self, store: str) -> Getter:
         """Return the fastest way to read rows of *store* by key (None: no such row). The result may be called by any
-        thread until `close`, and raises StoreClosed (or the adapter's own error) after it."""
+        thread until `close`, and raises StoreClosed (or the adapter's own error, see `explain`) after it."""
+        ...
+
+    def explain(self, error: Exception) -> Exception:
+        """Return what an error raised by a getter means: StoreDamaged, StoreClosed, OSError; any other is returned as
+        it is. Any thread, also after `close`."""
         ...
 
     def scan(

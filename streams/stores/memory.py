@@ -123,6 +123,10 @@ class MemoryTaskStore:
 
         return get
 
+    def explain(self, error: Exception) -> Exception:
+        """Return the error: getters raise the port's own."""
+        return error
+
     def scan(
         self, store: str, *, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
     ) -> list[tuple[bytes, bytes]]:

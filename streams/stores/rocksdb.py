@@ -2,13 +2,15 @@
 
 Nothing else in `streams` knows RocksDB besides the embedded log. The default column family holds what is not a row:
 identity, positions, the time of the last catching up. Invariant: whatever a database claims as its positions, all rows
-up to there are in it. Three things keep it:
+up to there are in it. Four things keep it:
 - rows and positions are one WriteBatch, so the write-ahead log (WAL) has both or neither;
 - `atomic_flush`: the column families reach their files together, so what survives the loss of the WAL (a restore
   writes without it; a power failure can lose its tail, since nothing is fsynced here) is an older consistent state
   (RocksDB wiki, "Atomic flush");
 - a commit with WAL never follows one without before that one is flushed: replaying the WAL over lost rows would claim
-  positions whose rows are gone.
+  positions whose rows are gone;
+- the last commits are numbered in the database: RocksDB replays a WAL also when the one before it is missing or short,
+  so a gap in the numbers is damage.
 The log is the truth. So damage is not repaired: it is reported, and the owner of the task wipes and rebuilds.
 """
 
@@ -35,13 +37,17 @@ from rocksdict import (
 )
 
 from streams.clock import Clock
-from streams.errors import StoreClosed, StoreDamaged, StoreError, StoreLocked, StoreMismatch
+from streams.errors import StoreClosed, StoreDamaged, StoreLocked, StoreMismatch
 from streams.stores.base import Getter, StoreBatch, StoreIdentity
 
 _LAYOUT_VERSION = 1
 _IDENTITY = b"identity"
 _STATE = b"state"
-_DEFAULT = "default"
+#: Slots for the numbers of the last commits. A gap shows as long as fewer were made after it; it can arise only while
+#: a memtable waits to be flushed, some 0.1 s.
+_COMMITS = 4096
+#: All memtables of the process: one that fills up makes the fullest database flush.
+_MEMTABLES_BYTES = 32 << 20
 
 #: Refusals of the system that say nothing about the bytes: passed on as OSError. RocksDB ends its message with the
 #: system's own text for the error number, which is all that rocksdict hands on.
@@ -90,7 +96,7 @@ class RocksStoreFactory:
         try:
             database = Rdict(str(directory), options, families)
         except Exception as error:
-            raise _translated(error, directory) from error
+            raise _opening_error(error, directory) from error
         store = RocksTaskStore(directory, database, stores)
         try:
             if is_new:
@@ -152,6 +158,7 @@ class RocksTaskStore:
         self._is_closed = False
         self._positions: Mapping[str, int] = {}
         self._caught_up_ms: int | None = None
+        self._commits = 0
 
     @property
     def positions(self) -> Mapping[str, int]:
@@ -166,10 +173,14 @@ class RocksTaskStore:
     def getter(self, store: str) -> Getter:
         """Return the column family's own `get`: nothing lies between the caller and RocksDB.
 
-        So it raises rocksdict's errors, for a damaged block or after `close`; `store_error` tells what they mean.
+        So it raises rocksdict's errors, for a damaged block or after `close`; `explain` tells what they mean.
         """
         get: Getter = self._families[store].get
         return get
+
+    def explain(self, error: Exception) -> Exception:
+        """Return what an error of a getter means: StoreClosed, StoreDamaged or OSError; else the error itself."""
+        return _explained(error)
 
     def scan(
         self, store: str, *, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
@@ -202,10 +213,13 @@ class RocksTaskStore:
         if self._has_unlogged and not is_restoring:
             self._call(self._flush)
         caught_up_ms = self._caught_up_ms if caught_up_ms is None else caught_up_ms
+        commits = self._commits + 1
         raw = batch.raw
-        raw.put(_STATE, _state_row(positions, caught_up_ms))
+        raw.put(_STATE, _state_row(positions, caught_up_ms, commits))
+        raw.put(*_commit_row(commits))
         self._has_unlogged = is_restoring
         self._call(lambda: self._database.write(raw, self._unlogged if is_restoring else self._logged))
+        self._commits = commits
         self._positions = dict(positions)
         self._caught_up_ms = caught_up_ms
 
@@ -245,29 +259,31 @@ class RocksTaskStore:
         """Write who the database belongs to, before anything else."""
         batch = WriteBatch(raw_mode=True)
         batch.put(_IDENTITY, identity)
-        batch.put(_STATE, _state_row({}, None))
+        batch.put(_STATE, _state_row({}, None, 0))
         self._call(lambda: self._database.write(batch))
 
     def load(self, expected: bytes, now_ms: int, max_age_ms: int | None) -> None:
-        """Read the positions. Raises StoreMismatch when the identity differs or the store is too old."""
-        identity, state = self._call(lambda: (self._database.get(_IDENTITY), self._database.get(_STATE)))
+        """Read the positions. Raises StoreMismatch when the identity differs or the store is too old, StoreDamaged."""
+        rows = dict(self._call(lambda: _scan(self._database, b"", None, None)))
         try:
-            found, wanted = json.loads(identity), json.loads(expected)
+            found, wanted, state = json.loads(rows.pop(_IDENTITY)), json.loads(expected), json.loads(rows.pop(_STATE))
             created_ms = int(found.pop("created_ms"))
             wanted.pop("created_ms")
-            row = json.loads(state)
-            positions = {str(topic): int(offset) for topic, offset in row["positions"].items()}
-            caught_up_ms = row["caught_up_ms"]
+            positions = {str(topic): int(offset) for topic, offset in state["positions"].items()}
+            caught_up_ms, commits = state["caught_up_ms"], int(state["commits"])
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise StoreDamaged(f"{self._directory} does not say what it is") from error
         if found != wanted:
             raise StoreMismatch(f"{self._directory} belongs to {found}, not to {wanted}")
+        if rows != dict(map(_commit_row, range(max(0, commits - _COMMITS) + 1, commits + 1))):
+            raise StoreDamaged(f"{self._directory} lost commits before its last one, the {commits}th")
         # A restore that was interrupted never caught up: what it read is as old as the database.
         age_ms = now_ms - (created_ms if caught_up_ms is None else caught_up_ms)
         if max_age_ms is not None and age_ms > max_age_ms:
             raise StoreMismatch(f"{self._directory} was last caught up {age_ms} ms ago, longer than {max_age_ms} ms")
         self._positions = positions
         self._caught_up_ms = caught_up_ms
+        self._commits = commits
 
     def _flush(self) -> None:
         """Bring all memtables to files. A flush that is asked for takes one column family, even with `atomic_flush`:
@@ -283,26 +299,10 @@ class RocksTaskStore:
         try:
             return function()
         except Exception as error:
-            raise _translated(error, self._directory) from error
-
-
-def store_error(error: Exception) -> StoreError | OSError | None:
-    """Return what an error raised by a getter means: StoreClosed, StoreDamaged, OSError; None: it is not RocksDB's."""
-    if isinstance(error, StoreError | OSError):
-        return error
-    if isinstance(error, DbClosedError) or (type(error) is RuntimeError and "borrowed" in str(error)):
-        # "Already mutably borrowed" is what a read gets in the moment in which another thread closes.
-        return StoreClosed("the store is closed")
-    if type(error) is not Exception:  # rocksdict raises nothing but the bare class for RocksDB's own errors
-        return None
-    message = str(error)
-    for code in _REFUSALS:
-        if message.endswith(os.strerror(code)):
-            return OSError(code, message)
-    return StoreDamaged(message)
-
-
-_MEMTABLES_BYTES = 32 << 20
+            explained = _explained(error)
+            if explained is error:
+                raise
+            raise explained from error
 
 
 def _options(cache: Cache, memtables: WriteBufferManager, *, is_new: bool) -> Options:
@@ -316,6 +316,7 @@ def _options(cache: Cache, memtables: WriteBufferManager, *, is_new: bool) -> Op
     options.set_compression_type(DBCompressionType.none())
     options.set_atomic_flush(True)
     options.set_write_buffer_size(4 << 20)
+    options.set_max_write_buffer_number(4)  # with 2, commits waited up to 60 ms for a flush, holding the GIL
     options.set_write_buffer_manager(memtables)
     options.set_max_total_wal_size(16 << 20)
     options.set_paranoid_checks(True)
@@ -343,10 +344,27 @@ def _scan(family: Any, start: bytes, stop: bytes | None, limit: int | None) -> l
     return rows
 
 
-def _translated(error: Exception, directory: Path) -> Exception:
-    if f"{directory}/LOCK" in str(error) and os.strerror(errno.EACCES) not in str(error):
+def _opening_error(error: Exception, directory: Path) -> Exception:
+    explained = _explained(error)
+    # No error but that of the lock names this file, besides a refusal to open it.
+    if isinstance(explained, StoreDamaged) and f"{directory}/LOCK" in str(error):
         return StoreLocked(f"{directory} is in use by {_holder(directory / 'LOCK')}")
-    return store_error(error) or error
+    return explained
+
+
+def _explained(error: Exception) -> Exception:
+    """Decide by policy, not by RocksDB's words: what is no refusal of the system is damage (a missing MANIFEST says "IO
+    error", an empty CURRENT "Corruption"), and the remedy is the same."""
+    if isinstance(error, DbClosedError) or (type(error) is RuntimeError and "borrowed" in str(error)):
+        # "Already mutably borrowed" is what a read gets in the moment in which another thread closes.
+        return StoreClosed("the store is closed")
+    if type(error) is not Exception:  # rocksdict raises the bare class for RocksDB's own errors, and only for them
+        return error
+    message = str(error)
+    for code in _REFUSALS:
+        if message.endswith(os.strerror(code)):
+            return OSError(code, message)
+    return StoreDamaged(message)
 
 
 def _holder(lock: Path) -> str:
@@ -386,5 +404,9 @@ def _identity_row(task: int, stores: Sequence[str], identity: StoreIdentity, cre
     ).encode()
 
 
-def _state_row(positions: Mapping[str, int], caught_up_ms: int | None) -> bytes:
-    return json.dumps({"positions": dict(positions), "caught_up_ms": caught_up_ms}).encode()
+def _state_row(positions: Mapping[str, int], caught_up_ms: int | None, commits: int) -> bytes:
+    return json.dumps({"positions": dict(positions), "caught_up_ms": caught_up_ms, "commits": commits}).encode()
+
+
+def _commit_row(number: int) -> tuple[bytes, bytes]:
+    return b"commit" + (number % _COMMITS).to_bytes(2, "big"), number.to_bytes(8, "big")
