@@ -1,0 +1,239 @@
+"""gunicorn's ASGI worker with bounds: on connections, on each phase of a request, and on the time that a stop takes.
+
+One worker process serves a node, since its stores have one writing process. The worker owns the event loop; it starts
+the application through the ASGI lifespan, then listens, then sweeps. Order of a stop: stop accepting, let requests in
+progress end, stop the application (commit, close), exit; each step within `EdgeLimits`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gunicorn.asgi.protocol
+from gunicorn.asgi.lifespan import LifespanManager
+from gunicorn.workers.gasgi import ASGIWorker
+
+from app.server.limits import EdgeLimits, EdgeStats
+from app.server.protocol import CLOSING, EdgeProtocol, problem_response
+from streams.errors import StreamsError
+
+logger = logging.getLogger(__name__)
+
+#: Exit code of a process that cannot start before somebody changes something (settings, a lock, a topic).
+EXIT_UNUSABLE = 2
+#: Key of the lifespan state under which an application leaves the error that kept it from starting.
+START_ERROR = "start_error"
+#: Key of the lifespan state under which the application finds the worker's `EdgeStats`.
+EDGE_STATS = "edge"
+
+_SWITCH_INTERVAL_S = 0.0005  # the stream thread shares the interpreter lock; the default, 5 ms, starves the event loop
+_MAX_REFUSED = 256  # refused connections that are waited for, so that their client reads the answer; more are cut off
+_REFUSED_TIMEOUT_S = 1.0
+_EVICT_AFTER_S = 1.0  # a connection that has sent nothing for this long may be closed in favour of a new one
+
+
+class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
+    """The worker class for gunicorn's `-k`. `limits` and `announce` are set after the fork, before it starts."""
+
+    limits: EdgeLimits
+    #: Called once with the addresses when the node accepts connections.
+    announce: Callable[[list[str]], None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limits = EdgeLimits()
+        self.announce = lambda addresses: logger.info("listening", extra={"addresses": addresses})
+        self.stats = EdgeStats()
+        self.connections: set[EdgeProtocol] = set()
+        self._refused: dict[asyncio.Transport, float] = {}
+        self._evictable: deque[EdgeProtocol] = deque()
+        self._wake: asyncio.Event | None = None
+
+    def init_process(self) -> None:
+        _raise_open_file_limit(self.limits.max_connections)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        # The header names the product and helps nobody (RFC 9110 section 10.2.4 advises against details).
+        gunicorn.asgi.protocol._CACHED_SERVER_HEADER = b""
+        # The result is kept on the class that asks and read from the base class, so the base class has to ask. Without
+        # this a subclass would not find the C parser.
+        gunicorn.asgi.protocol.ASGIProtocol._check_h1c_protocol_available()
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        try:
+            self.asgi = self.app.wsgi()
+        except StreamsError as error:
+            self._give_up(error)
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # A terminal sends SIGINT to the whole process group; it means the same orderly stop as SIGTERM.
+        self.loop.add_signal_handler(signal.SIGINT, self.handle_exit_signal)
+
+    def handle_exit_signal(self) -> None:
+        self.alive = False
+        if self._wake is not None:
+            self._wake.set()
+
+    def handle_quit_signal(self) -> None:
+        super().handle_quit_signal()
+        if self._wake is not None:
+            self._wake.set()
+
+    # Admission, called by the connections.
+
+    def admit(self, protocol: EdgeProtocol) -> bool:
+        """Count the connection in; at the limit, only if one that has sent nothing for a while can make room."""
+        if len(self.connections) >= self.limits.max_connections and not self._evict():
+            return False
+        self.connections.add(protocol)
+        self.stats.open_connections = len(self.connections)
+        return True
+
+    def forget(self, protocol: EdgeProtocol) -> None:
+        """Count the connection out. Idempotent."""
+        self.connections.discard(protocol)
+        self.stats.open_connections = len(self.connections)
+
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """Answer 503 and close; a bounded number is given a moment to read it."""
+        self.stats.refused_connections += 1
+        transport.set_protocol(_Refused(self._refused, transport))
+        transport.write(problem_response(503, slug="overloaded", retry_after_s=1))
+        if len(self._refused) >= _MAX_REFUSED:
+            transport.close()
+            return
+        # Closing with unread bytes would reset the connection, and the client might lose the answer.
+        self._refused[transport] = self.loop.time()
+        transport.write_eof()
+
+    def _evict(self) -> bool:
+        while self._evictable:
+            protocol = self._evictable.popleft()
+            if protocol in self.connections and protocol.has_sent_nothing():
+                self.stats.evicted_connections += 1
+                self.forget(protocol)
+                protocol.close()
+                return True
+        return False
+
+    # The life of the worker.
+
+    async def _serve(self) -> None:
+        self._wake = asyncio.Event()
+        if not self.alive:
+            return  # told to stop before it began
+        heartbeat = self.loop.create_task(self._beat())
+        await self._start_application()
+        for listener in self.sockets:
+            server = await self.loop.create_server(
+                lambda: EdgeProtocol(self),
+                sock=listener.sock,
+                ssl=self._get_ssl_context(),
+                backlog=self.cfg.backlog,
+            )
+            self.servers.append(server)
+        self.announce([str(listener) for listener in self.sockets])
+        await self._wake.wait()
+        await self._shutdown()
+        heartbeat.cancel()
+
+    async def _start_application(self) -> None:
+        self.state[EDGE_STATS] = self.stats
+        self.lifespan = LifespanManager(self.asgi, self.log, self.state)
+        try:
+            await self.lifespan.startup()
+        except RuntimeError as error:
+            known = self.state.get(START_ERROR)
+            if isinstance(known, StreamsError):
+                self._give_up(known)
+            logger.error("the application did not start: %s", error)  # noqa: TRY400 - the text holds the trace already
+            raise SystemExit(3) from error
+
+    def _give_up(self, error: StreamsError) -> None:
+        """Exit with the code that makes the arbiter end as well: another try would meet the same error."""
+        logger.critical("cannot start: %s", error)
+        raise SystemExit(EXIT_UNUSABLE) from error
+
+    async def _beat(self) -> None:
+        """Tell the arbiter that the loop is alive, look at the deadlines, and measure how late the loop runs."""
+        interval_s = self.limits.sweep_interval_s
+        while True:
+            self.notify()
+            if self.ppid != os.getppid():
+                logger.warning("the arbiter is gone, stopping")
+                self.handle_exit_signal()
+            self._sweep(self.loop.time())
+            due = self.loop.time() + interval_s
+            await asyncio.sleep(interval_s)
+            self.stats.loop_lag_s = max(0.0, self.loop.time() - due)
+
+    def _sweep(self, now: float) -> None:
+        for protocol in tuple(self.connections):
+            protocol.sweep(now)
+        silent = [p for p in self.connections if p.has_sent_nothing() and now - p.idle_since() >= _EVICT_AFTER_S]
+        silent.sort(key=EdgeProtocol.idle_since)
+        self._evictable = deque(silent)
+        for transport, since in tuple(self._refused.items()):
+            if now - since >= _REFUSED_TIMEOUT_S:
+                transport.abort()
+
+    async def _shutdown(self) -> None:
+        self.stats.is_draining = True
+        for server in self.servers:
+            server.close()
+        deadline = self.loop.time() + self.limits.drain_timeout_s
+        while self.connections and self.loop.time() < deadline and not self._quick_shutdown:
+            _close_silent(self.connections)
+            await asyncio.sleep(0.01)
+        if self.connections:
+            logger.warning("requests cut off", extra={"connections": len(self.connections)})
+        for protocol in tuple(self.connections):
+            if protocol.phase() != CLOSING:
+                protocol.close()
+        if self.lifespan is not None and not self._quick_shutdown:
+            await self._stop_application(self.lifespan)
+
+    async def _stop_application(self, lifespan: Any) -> None:
+        stopping = self.loop.create_task(lifespan.shutdown())
+        deadline = self.loop.time() + self.limits.stop_timeout_s
+        while not stopping.done() and self.loop.time() < deadline and not self._quick_shutdown:
+            await asyncio.wait([stopping], timeout=0.1)
+        if not stopping.done():
+            logger.error("the application did not stop in time; nothing acknowledged is lost")
+            stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+
+
+class _Refused(asyncio.Protocol):
+    """Reads nothing, and goes with its client."""
+
+    def __init__(self, refused: dict[asyncio.Transport, float], transport: asyncio.Transport) -> None:
+        self._refused = refused
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._refused.pop(self._transport, None)
+
+
+def _close_silent(connections: Iterable[EdgeProtocol]) -> None:
+    for protocol in tuple(connections):
+        if protocol.has_sent_nothing():
+            protocol.close()
+
+
+def _raise_open_file_limit(max_connections: int) -> None:
+    """Connections and the stores' files share the process' descriptors, and many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + 8192
+    target = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and target > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
