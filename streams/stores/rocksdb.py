@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ from rocksdict import (
 from streams.clock import Clock
 from streams.errors import StoreClosed, StoreDamaged, StoreLocked, StoreMismatch
 from streams.stores.base import Getter, StoreBatch, StoreIdentity
+from streams.stores.directory import lock_holder, make_private
 
 _LAYOUT_VERSION = 1
 _IDENTITY = b"identity"
@@ -87,7 +89,9 @@ class RocksStoreFactory:
         OSError when the disk or the permissions refuse.
         """
         directory = self._tasks_dir / str(task)
-        _make_private(directory)
+        self._tasks_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._tasks_dir)
+        make_private(directory)
         # A directory that has anything in it is never created anew: RocksDB would make an empty database beside the
         # files of one whose CURRENT is lost, and call that a success.
         is_new = not any(directory.iterdir())
@@ -156,6 +160,8 @@ class RocksTaskStore:
         self._unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # a property, whatever the stub says
         self._has_unlogged = False
         self._is_closed = False
+        self._calls = 0
+        self._calls_changed = threading.Condition()
         self._positions: Mapping[str, int] = {}
         self._caught_up_ms: int | None = None
         self._commits = 0
@@ -189,7 +195,7 @@ class RocksTaskStore:
 
         Raises StoreDamaged when a block on the way is damaged, and StoreClosed.
         """
-        return self._call(lambda: _scan(self._families[store], start, stop, limit))
+        return self._call(lambda: self._scan(self._families[store], start, stop, limit))
 
     def batch(self) -> RocksBatch:
         """Return an empty batch."""
@@ -237,23 +243,24 @@ class RocksTaskStore:
         return total
 
     def close(self) -> None:
-        """Flush what no WAL holds, and close. Idempotent; also when the disk refuses.
+        """Flush what no WAL holds, and close. Idempotent; also when the disk refuses. The writing thread only.
 
-        Reads of other threads fail from now on; one in progress ends first.
+        Reads of other threads fail from now on; it waits for those in progress, which end at their next row.
         """
-        if self._is_closed:
-            return
-        self._is_closed = True
+        with self._calls_changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._calls_changed.wait_for(lambda: self._calls == 0)
         if self._has_unlogged:
             with contextlib.suppress(Exception):  # the rows are in the log; a reopened store is at an older position
                 self._flush()
-        # Each handle holds RocksDB's LOCK. The stores first: closing flushes, and the positions must not come first.
+        # Each object that knows the database holds its LOCK: families until closed, handles until they are forgotten
+        # (batches share this very dict). The stores first: closing flushes, and the positions must not come first.
+        self._handles.clear()
         for database in (*self._families.values(), self._database):
             with contextlib.suppress(Exception):
                 database.close()
-        self._families.clear()
-        self._handles.clear()
-        del self._database
 
     def initialise(self, identity: bytes) -> None:
         """Write who the database belongs to, before anything else."""
@@ -264,7 +271,7 @@ class RocksTaskStore:
 
     def load(self, expected: bytes, now_ms: int, max_age_ms: int | None) -> None:
         """Read the positions. Raises StoreMismatch when the identity differs or the store is too old, StoreDamaged."""
-        rows = dict(self._call(lambda: _scan(self._database, b"", None, None)))
+        rows = dict(self._call(lambda: self._scan(self._database, b"", None, None)))
         try:
             found, wanted, state = json.loads(rows.pop(_IDENTITY)), json.loads(expected), json.loads(rows.pop(_STATE))
             created_ms = int(found.pop("created_ms"))
@@ -294,8 +301,12 @@ class RocksTaskStore:
         self._has_unlogged = False
 
     def _call(self, function: Callable[[], _T]) -> _T:
-        if self._is_closed:
-            raise StoreClosed(f"{self._directory} is closed")
+        """Call *function* so that `close` waits for it: a handle that is in use could not be closed, and an iterator
+        that outlived it would keep the LOCK."""
+        with self._calls_changed:
+            if self._is_closed:
+                raise StoreClosed(f"{self._directory} is closed")
+            self._calls += 1
         try:
             return function()
         except Exception as error:
@@ -303,6 +314,30 @@ class RocksTaskStore:
             if explained is error:
                 raise
             raise explained from error
+        finally:
+            with self._calls_changed:
+                self._calls -= 1
+                self._calls_changed.notify_all()
+
+    def _scan(self, family: Any, start: bytes, stop: bytes | None, limit: int | None) -> list[tuple[bytes, bytes]]:
+        reading = ReadOptions()
+        if stop is not None:
+            if stop <= start:
+                return []
+            reading.set_iterate_upper_bound(stop)
+        iterator = family.iter(reading)
+        iterator.seek(start)
+        rows: list[tuple[bytes, bytes]] = []
+        add, is_valid, key, value, advance = rows.append, iterator.valid, iterator.key, iterator.value, iterator.next
+        left = -1 if limit is None else limit
+        while left and is_valid():
+            if self._is_closed:
+                raise StoreClosed(f"{self._directory} was closed during a scan")
+            add((key(), value()))
+            advance()
+            left -= 1
+        iterator.status()  # an iterator ends at a damaged block as if there were no more rows
+        return rows
 
 
 def _options(cache: Cache, memtables: WriteBufferManager, *, is_new: bool) -> Options:
@@ -325,30 +360,11 @@ def _options(cache: Cache, memtables: WriteBufferManager, *, is_new: bool) -> Op
     return options
 
 
-def _scan(family: Any, start: bytes, stop: bytes | None, limit: int | None) -> list[tuple[bytes, bytes]]:
-    reading = ReadOptions()
-    if stop is not None:
-        if stop <= start:
-            return []
-        reading.set_iterate_upper_bound(stop)
-    iterator = family.iter(reading)
-    iterator.seek(start)
-    rows: list[tuple[bytes, bytes]] = []
-    add, is_valid, key, value, advance = rows.append, iterator.valid, iterator.key, iterator.value, iterator.next
-    left = -1 if limit is None else limit
-    while left and is_valid():
-        add((key(), value()))
-        advance()
-        left -= 1
-    iterator.status()  # an iterator ends at a damaged block as if there were no more rows
-    return rows
-
-
 def _opening_error(error: Exception, directory: Path) -> Exception:
     explained = _explained(error)
     # No error but that of the lock names this file, besides a refusal to open it.
     if isinstance(explained, StoreDamaged) and f"{directory}/LOCK" in str(error):
-        return StoreLocked(f"{directory} is in use by {_holder(directory / 'LOCK')}")
+        return StoreLocked(f"{directory} is in use by {lock_holder(directory / 'LOCK')}")
     return explained
 
 
@@ -365,29 +381,6 @@ def _explained(error: Exception) -> Exception:
         if message.endswith(os.strerror(code)):
             return OSError(code, message)
     return StoreDamaged(message)
-
-
-def _holder(lock: Path) -> str:
-    """Return who holds RocksDB's lock, as far as the system tells (Linux: /proc/locks)."""
-    with contextlib.suppress(OSError):
-        inode = lock.stat().st_ino
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[5].endswith(f":{inode}") and fields[1] == "POSIX":
-                return "this process" if int(fields[4]) == os.getpid() else f"process {fields[4]}"
-    return "another process"
-
-
-def _make_private(directory: Path) -> None:
-    """Make the directory, for its owner alone: rows are personal data, and what lies here is read back as truth."""
-    directory.parent.parent.mkdir(parents=True, exist_ok=True)
-    for path in (directory.parent, directory):
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.stat()
-        if found.st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "the directory belongs to another user", str(path))
-        if found.st_mode & 0o077:
-            path.chmod(0o700)
 
 
 def _identity_row(task: int, stores: Sequence[str], identity: StoreIdentity, created_ms: int) -> bytes:
