@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from streams.clock import Clock, Deadline
 from streams.config import RuntimeConfig
@@ -30,17 +29,33 @@ from streams.topology.graph import Topology
 
 logger = logging.getLogger(__name__)
 
+_MAX_QUARANTINE_SCAN = 1000  # for each task; whoever has more poison than that has another problem than sorting it
+
 
 @dataclass(frozen=True, slots=True)
 class TaskHealth:
-    """How a task stands. `lag_records` counts offsets up to its barrier; `percent` is of its way there."""
+    """How a task stands. `position` and `end` (its barrier) are sums over its topics; `lag_records` counts the offsets
+    that are left, `percent` is how much of the way is done."""
 
     partition: int
     state: str
     position: int
+    end: int
     lag_records: int
     percent: float
     rebuilds: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedRecord:
+    """Where a record lies that could not be processed, and why. `at_ms`: the record's timestamp, Unix time in ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,15 +265,14 @@ class StreamsNode:
             tasks=tasks,
         )
 
-    def quarantine(self, limit: int) -> list[dict[str, Any]]:
-        """Return up to *limit* quarantined records (place, reason, time; no content). It blocks."""
-        entries: list[dict[str, Any]] = []
+    def quarantine(self, limit: int) -> list[QuarantinedRecord]:
+        """Return up to *limit* quarantined records, the newest first among those looked at. It blocks a little."""
+        found: list[QuarantinedRecord] = []
         for task in list(self.thread.tasks.values()):
-            rows = task.store.scan(QUARANTINE_STORE, limit=limit - len(entries))
-            entries += [json.loads(row) for _, row in rows]
-            if len(entries) >= limit:
-                break
-        return entries
+            rows = task.store.scan(QUARANTINE_STORE, limit=_MAX_QUARANTINE_SCAN)
+            found += [QuarantinedRecord(**json.loads(row)) for _, row in rows]
+        found.sort(key=lambda record: record.at_ms, reverse=True)
+        return found[:limit]
 
     def _task_health(self, task: StreamTask) -> TaskHealth:
         lag = task.lag_records()
@@ -267,6 +281,7 @@ class StreamsNode:
             partition=task.partition,
             state=task.state.value,
             position=sum(task.positions.values()),
+            end=total,
             lag_records=lag,
             percent=100.0 if not total else round(100 * (total - lag) / total, 1),
             rebuilds=task.rebuilds,

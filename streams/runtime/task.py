@@ -162,9 +162,9 @@ class StreamTask:
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
-            "timestamp_ms": record.timestamp_ms,
             "reason": poison.reason,
             "detail": poison.detail[:_QUARANTINE_DETAIL_LENGTH],
+            "at_ms": record.timestamp_ms,
         }
         batch.put(QUARANTINE_STORE, key, json.dumps(entry).encode())
         self._on_poison(record.topic, poison.reason)

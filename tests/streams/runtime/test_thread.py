@@ -48,10 +48,10 @@ def test_a_poison_record_is_quarantined_and_the_partition_goes_on() -> None:
     rig.turn()
     assert (rig.get(b"k"), rig.get(b"z")) == (b"good", b"after")
     entries = rig.node.quarantine(10)
-    assert [(e["topic"], e["partition"], e["offset"], e["reason"]) for e in entries] == [
+    assert {(entry.topic, entry.partition, entry.offset, entry.reason) for entry in entries} == {
         (ROWS, 0, 1, "wrong-shape"),
         (ROWS, 0, 2, "no-key"),
-    ]
+    }
     assert rig.node.metrics.poison == {(ROWS, "wrong-shape"): 1, (ROWS, "no-key"): 1}
 
 
