@@ -119,10 +119,10 @@ class Held:
             held = self._batches.pop(partition, [])
             rest: list[RecordBatch] = []
             for batch in held:
-                if batch.next_offset <= end:
-                    taken.append(batch)
-                elif rest:
+                if rest:
                     rest.append(batch)
+                elif batch.next_offset <= end or not batch.records or batch.records[-1].offset < end:
+                    taken.append(batch)  # What lies behind its last record are transaction markers.
                 else:
                     head, tail = _cut(batch, end)
                     taken.append(head)
