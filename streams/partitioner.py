@@ -3,6 +3,7 @@
 Source: `org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner.partitionForKey`.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from struct import unpack_from
 
@@ -32,3 +33,24 @@ def murmur2(key: bytes) -> int:
 def partition_for(key: bytes, partitions: int) -> int:
     """Return the partition of *key* among *partitions*; the same as Kafka's default partitioner. Any thread."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def ending_for(prefix: bytes, endings: Iterable[bytes], partition: int, partitions: int) -> bytes | None:
+    """Return the first of *endings* for which `prefix + ending` lies in *partition* of *partitions*, or None.
+
+    To find a key that belongs to a wanted partition: *prefix*, whose length is a multiple of 4, is hashed once, and
+    each ending, of exactly 4 bytes, costs one step more instead of a whole hash. Any thread.
+    """
+    state = _SEED ^ (len(prefix) + 4)
+    for word in unpack_from(f"<{len(prefix) >> 2}I", prefix):
+        mixed = (word * _M) & _MASK
+        mixed = ((mixed ^ (mixed >> 24)) * _M) & _MASK
+        state = ((state * _M) & _MASK) ^ mixed
+    state = (state * _M) & _MASK
+    for ending in endings:
+        mixed = (int.from_bytes(ending, "little") * _M) & _MASK
+        last = state ^ (((mixed ^ (mixed >> 24)) * _M) & _MASK)
+        last = ((last ^ (last >> 13)) * _M) & _MASK
+        if ((last ^ (last >> 15)) & 0x7FFFFFFF) % partitions == partition:
+            return ending
+    return None

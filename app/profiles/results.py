@@ -63,7 +63,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One fault of a request's content. `pointer` is a JSON pointer in fragment form (`#/email`), `code` a stable word."""
+    """One fault of a request's content. `pointer`: a JSON pointer as a fragment (`#/email`); `code`: a stable word."""
 
     pointer: str
     code: str
@@ -128,7 +128,7 @@ class ProfileGone(Rejection):
 
 
 class BadCursor(Rejection):
-    """A cursor or position token is malformed, forged, or of another topic (400). `parameter` names where it came from."""
+    """A cursor or position token is malformed, forged, or of another topic (400). `parameter`: where it came from."""
 
     def __init__(self, parameter: str) -> None:
         super().__init__(f"{parameter} is not one that this service gave out")

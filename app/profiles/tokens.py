@@ -1,0 +1,100 @@
+"""Signed tokens that clients carry about: positions in the log, and cursors of the list. Opaque to everybody else.
+
+A token is base64url of: form u8, identity of the topics (8 bytes), content, HMAC-SHA256 cut to 16 bytes. The key is
+derived from the secret for each purpose, so one kind never passes as the other. A token of topics that were deleted and
+made again is refused, for their offsets mean nothing here. Anything that is not exactly what was given out: BadCursor.
+"""
+
+import hmac
+from base64 import b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from struct import Struct
+from typing import NamedTuple
+
+from app.profiles.results import BadCursor
+from app.profiles.uids import UID_LENGTH
+from streams.records import TopicPartition
+
+POSITION_PARAMETER = "Profile-Position"
+CURSOR_PARAMETER = "cursor"
+
+_FORM = b"\x01"
+_IDENTITY_SIZE = 8
+_HEAD_SIZE = len(_FORM) + _IDENTITY_SIZE
+_MAC_SIZE = 16
+_MAX_LENGTH = 16 * 1024  # of a token's text; one of a write that touched 500 partitions is half of it
+_ENTRY = Struct(">BHQ")
+_CURSOR = Struct(f">H{UID_LENGTH}s")
+
+
+class Cursor(NamedTuple):
+    """Where a page ended: the last uid given out, and its partition."""
+
+    partition: int
+    uid: bytes
+
+
+class Tokens:
+    """Makes and reads tokens. Immutable; any thread.
+
+    *secret*: at least 16 bytes, the same on all nodes. *topic_ids*: each topic with the log's id of it; the order does
+    not matter to the caller, as positions are encoded by the sorted names.
+    """
+
+    def __init__(self, *, secret: bytes, topic_ids: Mapping[str, str]) -> None:
+        assert len(secret) >= 16, "a guessable key signs nothing"
+        self._topics: Sequence[str] = sorted(topic_ids)
+        self._number = {topic: number for number, topic in enumerate(self._topics)}
+        identity = sha256("\n".join(f"{topic}={topic_ids[topic]}" for topic in self._topics).encode()).digest()
+        self._head = _FORM + identity[:_IDENTITY_SIZE]
+        self._position_key = hmac.digest(secret, b"profiles position token 1", "sha256")
+        self._cursor_key = hmac.digest(secret, b"profiles list cursor 1", "sha256")
+
+    def of_positions(self, positions: Mapping[TopicPartition, int]) -> str:
+        """Return the token of *positions*: each offset is the next to be read."""
+        pack = _ENTRY.pack
+        number = self._number
+        entries = [pack(number[topic], partition, offset) for (topic, partition), offset in positions.items()]
+        return self._sign(b"".join(entries), self._position_key)
+
+    def positions(self, token: str) -> dict[TopicPartition, int]:
+        """Return what `of_positions` was given. Raises BadCursor."""
+        content = self._verify(token, self._position_key, POSITION_PARAMETER)
+        if len(content) % _ENTRY.size:
+            raise BadCursor(POSITION_PARAMETER)
+        return {
+            TopicPartition(self._topics[number], partition): offset
+            for number, partition, offset in _ENTRY.iter_unpack(content)
+        }
+
+    def of_cursor(self, cursor: Cursor) -> str:
+        """Return the token of *cursor*."""
+        return self._sign(_CURSOR.pack(*cursor), self._cursor_key)
+
+    def cursor(self, token: str) -> Cursor:
+        """Return what `of_cursor` was given. Raises BadCursor."""
+        content = self._verify(token, self._cursor_key, CURSOR_PARAMETER)
+        if len(content) != _CURSOR.size:
+            raise BadCursor(CURSOR_PARAMETER)
+        return Cursor(*_CURSOR.unpack(content))
+
+    def _sign(self, content: bytes, key: bytes) -> str:
+        signed = self._head + content
+        mac = hmac.digest(key, signed, "sha256")[:_MAC_SIZE]
+        return urlsafe_b64encode(signed + mac).rstrip(b"=").decode()
+
+    def _verify(self, token: str, key: bytes, parameter: str) -> bytes:
+        if len(token) > _MAX_LENGTH:
+            raise BadCursor(parameter)
+        try:
+            raw = b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (Base64Error, ValueError):  # ValueError: not ASCII
+            raise BadCursor(parameter) from None
+        signed, mac = raw[:-_MAC_SIZE], raw[-_MAC_SIZE:]
+        if not hmac.compare_digest(mac, hmac.digest(key, signed, "sha256")[:_MAC_SIZE]):
+            raise BadCursor(parameter)
+        if signed[:_HEAD_SIZE] != self._head:
+            raise BadCursor(parameter)
+        return signed[_HEAD_SIZE:]
