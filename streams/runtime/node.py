@@ -180,6 +180,18 @@ class StreamsNode:
         return count
 
     @property
+    def topic_ids(self) -> Mapping[str, str]:
+        """The log's id of each topic. Raises Unavailable while the log has not told yet."""
+        identity = self.thread.identity
+        if identity is None:
+            raise Unavailable("the log has not been reached yet", retry_after_s=2.0)
+        return identity.topic_ids
+
+    def store_sizes(self) -> Mapping[int, int]:
+        """Return the bytes on disk of each open task. Any thread."""
+        return {p: task.store.size_bytes() for p, task in list(self.thread.tasks.items()) if not task.is_closed}
+
+    @property
     def lease_until(self) -> float:
         """Until when no other node can own what this one owns, on the monotonic clock in seconds."""
         membership = self.thread.membership

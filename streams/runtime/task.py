@@ -62,6 +62,11 @@ class StreamTask:
         """Topic to next offset, for every topic of the topology. Any thread."""
         return self._positions
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the stores are gone. Any thread."""
+        return self.state is TaskState.CLOSED
+
     def topic_partitions(self) -> dict[TopicPartition, int]:
         """Return what the reader must be assigned for this task: each topic's partition and its position."""
         return {TopicPartition(topic, self.partition): offset for topic, offset in self._positions.items()}

@@ -87,7 +87,8 @@ class StreamThread:
         self._revocations: list[Revoked] = []
         self._writer: LogWriter | None = None
         self._section: WriteSection | None = None
-        self._identity: StoreIdentity | None = None
+        #: What the stores are made from; None until the log was reached.
+        self.identity: StoreIdentity | None = None
         self._progress = RestoreProgress(clock)
         self._is_settled = False  # every owned task is active
         self._caught_up_at = clock.monotonic()
@@ -160,7 +161,7 @@ class StreamThread:
                 f"the topics must have one partition count: { {i.name: i.partitions for i in infos.values()} }"
             )
         (partitions,) = counts
-        self._identity = StoreIdentity(
+        self.identity = StoreIdentity(
             topic_ids={name: info.topic_id for name, info in infos.items()},
             partitions=partitions,
             format_version=self._config.format_version,
@@ -237,13 +238,13 @@ class StreamThread:
             self._revocations.clear()
 
     def _assign(self, partitions: frozenset[int]) -> None:
-        assert self._identity is not None
+        assert self.identity is not None
         for partition in sorted(partitions - self.tasks.keys()):
             self.tasks[partition] = StreamTask(
                 partition,
                 topology=self._topology,
                 stores=self._stores,
-                identity=self._identity,
+                identity=self.identity,
                 clock=self._clock,
                 on_poison=self._metrics.poisoned,
             )

@@ -1,0 +1,206 @@
+"""The composition root: the only file that picks concrete classes. Settings go in, a node that can be started comes out.
+
+Nothing runs before `Assembly.start`; what is opened here (the state directory's lock, the embedded log) is closed by
+`Assembly.stop`.
+"""
+
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from app.config import AppConfig
+from app.http.api import create_api
+from app.http.edge import Edge
+from app.observability.metrics import Metrics
+from app.profiles.email import EmailPolicy
+from app.profiles.ports import ProfileSettings
+from app.profiles.service import ProfileService
+from app.profiles.topics import TopicNames, topic_specs
+from app.profiles.topology import STORE_FORMAT, build
+from streams.clock import Clock, Deadline, SystemClock
+from streams.config import RuntimeConfig
+from streams.lockfile import DirectoryLock
+from streams.log.base import Log, TopicSpec
+from streams.log.kafka import KafkaLog, KafkaSettings
+from streams.log.local import LocalLog
+from streams.runtime.asyncio_table import AsyncTable
+from streams.runtime.node import StreamsNode
+from streams.stores.base import StoreFactory
+from streams.stores.rocksdb import RocksStoreFactory
+from streams.topology.graph import Topology
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PARTITIONS = 8
+_STORE_CACHE_BYTES = 32 * 1024 * 1024
+_DELETE_RETENTION_MS = 48 * 3600 * 1000
+_SECRET_BYTES = 32
+
+
+class Assembly:
+    """A node with everything around it."""
+
+    def __init__(
+        self,
+        *,
+        node: StreamsNode,
+        api: Edge,
+        metrics: Metrics,
+        clock: Clock,
+        lock: DirectoryLock,
+    ) -> None:
+        self.node = node
+        self.api = api
+        self.metrics = metrics
+        self.clock = clock
+        #: Why the node gave up, once it did.
+        self.fatal_error: BaseException | None = None
+        self._lock = lock
+
+    def start(self) -> None:
+        """Start the node in the background."""
+        self.node.start()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Drain, commit, leave, close, in this order; blocks until *deadline* at most. Idempotent."""
+        self.node.stop(deadline)
+        self._lock.release()
+
+    def give_up(self, error: BaseException) -> None:
+        """The node cannot go on: end the process in order, and let whoever supervises it start another."""
+        self.fatal_error = error
+        logger.critical("the node gives up: %s", error)
+        if self.node.thread.partitions:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def assemble(config: AppConfig, *, clock: Clock | None = None) -> Assembly:
+    """Put a node together for *config*. Raises StreamsError for what only an operator can mend."""
+    clock = clock or SystemClock()
+    lock = lock_state_dir(config)
+    try:
+        return _assemble(config, clock, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
+    node_id = config.node_id or _kept(config.state_dir / "node-id", lambda: uuid.uuid4().hex)
+    log = open_log(config, node_id=node_id, clock=clock)
+    names = TopicNames.prefixed(config.topic_prefix)
+    fatal: list[Assembly] = []
+    node = StreamsNode(
+        topology=build(names),
+        topics=topics_of(config),
+        log=log,
+        stores=open_stores(config, clock),
+        config=RuntimeConfig(
+            node_id=node_id,
+            format_version=STORE_FORMAT,
+            max_queued_commands=config.max_queued_commands,
+        ),
+        clock=clock,
+        on_fatal=lambda error: fatal[0].give_up(error),
+    )
+    metrics = Metrics(node=node, log_gauges=log.gauges, store_sizes=node.store_sizes)
+    service = ProfileService(
+        node=node,
+        table=AsyncTable(node.table, clock),
+        clock=clock,
+        topics=names,
+        random=os.urandom,
+        settings=ProfileSettings(
+            token_secret=_secret(config),
+            email_policy=EmailPolicy(config.email_policy),
+            is_if_match_required=config.require_if_match,
+            idempotency_ttl_ms=config.idempotency_ttl_ms,
+        ),
+    )
+    assembly = Assembly(
+        node=node,
+        api=create_api(service=service, node=node, clock=clock, metrics=metrics),
+        metrics=metrics,
+        clock=clock,
+        lock=lock,
+    )
+    fatal.append(assembly)
+    return assembly
+
+
+def lock_state_dir(config: AppConfig) -> DirectoryLock:
+    """Create the state directory and take its lock, noting our address in it. Raises LogLocked naming the holder."""
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = DirectoryLock(config.state_dir, note=config.local_url)
+    lock.acquire()
+    return lock
+
+
+def open_log(config: AppConfig, *, node_id: str, clock: Clock) -> Log:
+    """Open the log that *config* asks for."""
+    if config.is_embedded:
+        return LocalLog(config.state_dir / "log", clock=clock)
+    settings = KafkaSettings(
+        bootstrap_servers=",".join(config.bootstrap_servers),
+        application_id=config.application_id,
+        node_id=node_id,
+        session_timeout_ms=config.session_timeout_ms,
+        client_overrides=config.kafka,
+    )
+    return KafkaLog(settings, clock=clock, state_dir=config.state_dir)
+
+
+def open_stores(config: AppConfig, clock: Clock) -> StoreFactory:
+    """Return the state stores below the state directory.
+
+    A store that was last caught up longer ago than half of the tombstones' retention is rebuilt, also on the embedded
+    log: it may be an old copy that was put back, and the deletes since may be gone from the log.
+    """
+    return RocksStoreFactory(
+        config.state_dir, cache_bytes=_STORE_CACHE_BYTES, max_age_ms=_DELETE_RETENTION_MS // 2, clock=clock
+    )
+
+
+def topics_of(config: AppConfig) -> list[TopicSpec]:
+    """Return what the topics must be under *config*."""
+    return topic_specs(
+        TopicNames.prefixed(config.topic_prefix),
+        partitions=config.partitions,
+        default_partitions=DEFAULT_PARTITIONS,
+        replication_factor=config.replication_factor,
+        idempotency_ttl_ms=config.idempotency_ttl_ms,
+    )
+
+
+def topology_of(config: AppConfig) -> Topology:
+    """Return the profile topology over the topics of *config*."""
+    return build(TopicNames.prefixed(config.topic_prefix))
+
+
+def _secret(config: AppConfig) -> bytes:
+    """Return the key that position tokens and cursors are signed with: the cluster's, or this node's own."""
+    if config.cluster_secret is not None:
+        return config.cluster_secret.encode()
+    return bytes.fromhex(_kept(config.state_dir / "token-key", lambda: os.urandom(_SECRET_BYTES).hex()))
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """Return the text of *path*, making it once. Written aside, synced and renamed, so that it is whole or absent."""
+    if path.exists() and (text := path.read_text().strip()):
+        return text
+    text = make()
+    aside = path.with_suffix(".new")
+    with aside.open("w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return text
