@@ -1,4 +1,4 @@
-"""The composition root: the only file that picks concrete classes. Settings go in, a node that can be started comes out.
+"""The composition root: the only file that picks concrete classes. Settings go in, a node to be started comes out.
 
 Nothing runs before `Assembly.start`; what is opened here (the state directory's lock, the embedded log) is closed by
 `Assembly.stop`.
@@ -22,6 +22,7 @@ from app.profiles.topics import TopicNames, topic_specs
 from app.profiles.topology import STORE_FORMAT, build
 from streams.clock import Clock, Deadline, SystemClock
 from streams.config import RuntimeConfig
+from streams.files import write_durably
 from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicSpec
 from streams.log.kafka import KafkaLog, KafkaSettings
@@ -188,19 +189,9 @@ def _secret(config: AppConfig) -> bytes:
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
-    """Return the text of *path*, making it once. Written aside, synced and renamed, so that it is whole or absent."""
+    """Return the text of *path*, making it once."""
     if path.exists() and (text := path.read_text().strip()):
         return text
     text = make()
-    aside = path.with_suffix(".new")
-    with aside.open("w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_durably(path, text)
     return text
