@@ -1,0 +1,76 @@
+"""The API as one ASGI application: which resource answers which path. Everything is wired here, and nothing is decided.
+
+Nothing happens at import; `create_api` is called in the worker process, after the fork.
+"""
+
+from typing import Any
+
+from falcon.asgi import App, Request, Response
+
+from app.http import errors, openapi
+from app.http.context import REQUEST_ID, STARTED
+from app.http.docs import Docs, OpenApi, ProblemPage
+from app.http.entry import Entry
+from app.http.fastpath import FastPath
+from app.http.ops import Livez, MetricsPage, Quarantine, Readyz
+from app.http.ports import Metrics, NodeView, Service
+from app.http.profiles import PROFILES_PATH, Profile, Profiles
+from app.http.search import SEARCH_PATH, Search
+from streams.clock import Clock
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT", "QUERY")
+
+
+def create_api(*, service: Service, node: NodeView, clock: Clock, metrics: Metrics, request_timeout_s: float) -> Entry:
+    """Return the ASGI application. It owns no thread and no file; it lives as long as the event loop that calls it.
+
+    *request_timeout_s*: when the answer to a request is due; a client can shorten it by `Request-Timeout`.
+    """
+    document = openapi.build()
+    resources: dict[str, Any] = {
+        PROFILES_PATH: Profiles(service, clock),
+        PROFILES_PATH + "/{uid}": Profile(service, clock),
+        SEARCH_PATH: Search(service, clock),
+        "/api/openapi.json": OpenApi(document),
+        "/docs": Docs(document),
+        "/problems/{slug}": ProblemPage(),
+        "/livez": Livez(node),
+        "/readyz": Readyz(node),
+        "/metrics": MetricsPage(metrics),
+        "/quarantine": Quarantine(node),
+    }
+    return Entry(
+        api=create_falcon(resources, clock=clock, metrics=metrics),
+        fast_path=FastPath(service),
+        clock=clock,
+        metrics=metrics,
+        request_timeout_s=request_timeout_s,
+    )
+
+
+def create_falcon(resources: dict[str, Any], *, clock: Clock, metrics: Metrics) -> App[Request, Response]:
+    """Return the falcon application for resources by URI template, with our errors and none of falcon's defaults."""
+    app = App(middleware=[_Observer(clock, metrics)])
+    app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty body has no media type
+    for template, resource in resources.items():
+        app.add_route(template, resource)
+    errors.install(app, {template: _allow(resource) for template, resource in resources.items()})
+    return app
+
+
+class _Observer:
+    """Puts the request's id on every answer and counts it. The only middleware: each costs every request something."""
+
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+        self._monotonic = clock.monotonic
+        self._observe = metrics.observe_request
+
+    async def process_response(self, req: Request, resp: Response, _resource: object, _is_good: bool) -> None:
+        scope = req.scope
+        resp.set_header("X-Request-Id", scope[REQUEST_ID])
+        method = req.method if req.method in _METHODS else "other"
+        self._observe(method, req.uri_template or "none", resp.status_code, self._monotonic() - scope[STARTED])
+
+
+def _allow(resource: object) -> str:
+    return ", ".join([method for method in _METHODS if hasattr(resource, "on_" + method.lower())] + ["OPTIONS"])

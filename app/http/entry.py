@@ -1,0 +1,133 @@
+"""The outermost layer of the HTTP edge: one ASGI application around falcon's.
+
+It gives each request its id and its start, refuses what falcon must not see, answers the commonest reads by
+`app/http/fastpath.py`, and hands everything else to falcon. It reads no body.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from app.http.context import DUE, RECEIVE, REQUEST_ID, STARTED, RequestIds
+from app.http.fastpath import NOT_PLAIN, FastPath
+from app.http.headers import usable_request_id
+from app.http.ports import Metrics
+from app.http.problems import MEDIA_PROBLEM, Problem
+from app.http.profiles import PROFILES_PATH
+from app.http.search import SEARCH_PATH
+from app.observability import logs
+from streams.clock import Clock, Deadline
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+_PROFILE_ROUTE = PROFILES_PATH + "/{uid}"
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+
+
+class Entry:
+    """The ASGI application. Event loop only."""
+
+    def __init__(
+        self, *, api: AsgiApp, fast_path: FastPath, clock: Clock, metrics: Metrics, request_timeout_s: float
+    ) -> None:
+        """*api*: the falcon application, which answers all that is not plain."""
+        self._api = api
+        self._fast = fast_path
+        self._monotonic = clock.monotonic
+        self._observe = metrics.observe_request
+        self._ids = RequestIds()
+        self._timeout_s = request_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        started = self._monotonic()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        problem = _refusal(scope, headers)
+        if problem is not None:
+            await self._refuse(scope, headers, problem, send)
+            return
+        if scope["method"] == "GET" and NOT_PLAIN.isdisjoint(headers):
+            path = scope["path"]
+            request_id = self._ids.next()
+            if path == SEARCH_PATH:
+                route = SEARCH_PATH
+                answer = await self._fast.search(scope, request_id, Deadline(started + self._timeout_s))
+            else:
+                route = _PROFILE_ROUTE
+                answer = self._fast.profile(scope, request_id)
+            if answer is not None:
+                await send({"type": "http.response.start", "status": 200, "headers": answer[0]})
+                await send({"type": "http.response.body", "body": answer[1]})
+                self._observe("GET", route, 200, self._monotonic() - started)
+                return
+        else:
+            request_id = self._request_id(headers)
+        logs.REQUEST_ID.set(request_id)
+        scope[REQUEST_ID] = request_id
+        scope[STARTED] = started
+        scope[DUE] = started + self._timeout_s
+        scope[RECEIVE] = receive
+        await self._api(scope, _without_body(receive), send)
+
+    def _request_id(self, headers: dict[bytes, bytes]) -> str:
+        given = headers.get(b"x-request-id")
+        return (usable_request_id(given.decode("latin-1")) if given is not None else None) or self._ids.next()
+
+    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], problem: Problem, send: Send) -> None:
+        request_id = self._request_id(headers)
+        status = problem.type.status
+        body = problem.body(instance=quote(scope["path"][:512], errors="replace"), request_id=request_id)
+        answer = [
+            (b"content-type", MEDIA_PROBLEM.encode()),
+            (b"x-request-id", request_id.encode()),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": answer})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        self._observe("other", "none", status, 0.0)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})
+        else:
+            await self._api(scope, receive, send)
+
+
+def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
+    """Return why the request cannot be served whatever it asks for, or None."""
+    host = headers.get(b"host")
+    if host is None:
+        if scope["http_version"] == "1.1":
+            return Problem(400, "HTTP/1.1 asks for a Host header (RFC 9112 section 3.2)")
+    elif _HOST.fullmatch(host) is None:
+        return Problem(400, "the Host header is not a host")
+    if not scope["path"].startswith(("/", "*")):
+        return Problem(400, "the target is not a path")
+    if not scope["query_string"].isascii():
+        return Problem(400, "the query string is not percent-encoded")  # falcon fails on it
+    return None
+
+
+def _without_body(receive: Receive) -> Receive:
+    """Return a receive whose first event is an empty body.
+
+    Falcon takes one event before it routes. Were that the real one, a client that asks for `100 Continue` would be told
+    to send a body that is refused by its header alone, and one that announces a body for a GET would make it wait.
+    """
+    is_first = True
+
+    async def after_first() -> dict[str, Any]:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await receive()
+
+    return after_first

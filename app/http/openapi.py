@@ -1,0 +1,378 @@
+"""The OpenAPI 3.1 document, generated: bodies from the marshmallow schemas that validate, errors from their table.
+
+What is written by hand here is what no schema knows: which route takes which header and gives which problem. A test
+compares the routes with those of the application, in both directions.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+
+from app.http.problems import JSON_TYPES, MEDIA_PROBLEM, PATCH_TYPES, PROBLEMS
+from app.http.profiles import DEFAULT_LIMIT, MAX_LIMIT, MEDIA_JSON
+from app.profiles.schema import READ_ONLY, ProfileContent, ProfileRepresentation
+
+Document = dict[str, Any]
+
+_UNAVAILABLE = ("restoring", "ownership-unsettled", "draining", "overloaded")
+_BODY = ("malformed-json", "payload-too-large", "unsupported-media-type", "validation-failed")
+_WRITE = (*_UNAVAILABLE, "log-unavailable", "not-written", "outcome-unknown", "invalid-parameter")
+_CHANGE = (*_WRITE, "profile-not-found", "version-mismatch", "precondition-required")
+_READ = (*_UNAVAILABLE, "invalid-parameter", "bad-cursor")
+
+
+def build() -> Document:
+    """Return the document as plain JSON values."""
+    spec = APISpec(
+        title="Profiles",
+        version=_version(),
+        openapi_version="3.1.0",
+        plugins=[MarshmallowPlugin()],
+        info={"description": "A user-profile service with no database but Kafka."},
+        tags=[{"name": "profiles"}, {"name": "operations"}],
+    )
+    _add_components(spec)
+    document: Document = spec.to_dict()
+    _accept_read_only(document["components"]["schemas"])
+    document["paths"] = {
+        "/api/profile": _path(**_collection()),
+        "/api/profile/{uid}": _path(**_profile()),
+        "/api/search": _path(**_search()),
+        **_operations(),
+    }
+    return document
+
+
+def _accept_read_only(schemas: Document) -> None:
+    """Say that requests may carry what only the service sets, so that GET, edit, PUT works; it is ignored."""
+    for name in ("ProfileContent", "ProfilePatch"):
+        for member in sorted(READ_ONLY):
+            schemas[name]["properties"][member] = {"readOnly": True, "description": "Ignored in a request."}
+
+
+def _version() -> str:
+    try:
+        return version("profiles")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
+
+
+def _add_components(spec: APISpec) -> None:
+    components = spec.components
+    components.schema("Profile", schema=ProfileRepresentation)
+    components.schema("ProfileContent", schema=ProfileContent)
+    components.schema("ProfilePatch", schema=ProfileContent(partial=True))
+    components.schema(
+        "ProfilePage",
+        {
+            "type": "object",
+            "required": ["items", "next"],
+            "properties": {
+                "items": {"type": "array", "items": _schema("Profile"), "maxItems": MAX_LIMIT},
+                "next": {"type": ["string", "null"], "description": "The cursor of the next page; null at the end."},
+            },
+        },
+    )
+    components.schema(
+        "SearchQuery",
+        {
+            "type": "object",
+            "required": ["email"],
+            "properties": {"email": {"type": "string"}},
+            "additionalProperties": False,
+        },
+    )
+    components.schema("Problem", _problem_schema())
+    for name, parameter in _parameters().items():
+        components.parameter(name, parameter["in"], parameter)
+    for name, description in _RESPONSE_HEADERS.items():
+        components.header(name, {"description": description, "schema": {"type": "string"}})
+
+
+def _problem_schema() -> Document:
+    return {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "instance", "request_id"],
+        "properties": {
+            "type": {"type": "string", "enum": ["about:blank", *(row.uri for row in PROBLEMS.values())]},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "instance": {"type": "string"},
+            "request_id": {"type": "string"},
+            "errors": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["pointer", "code", "detail"],
+                    "properties": {
+                        "pointer": {"type": "string"},
+                        "code": {"type": "string"},
+                        "detail": {"type": "string"},
+                    },
+                },
+            },
+        },
+        "additionalProperties": True,
+    }
+
+
+_RESPONSE_HEADERS = {
+    "ETag": "The version of the profile in quotes; to be sent back in If-Match or If-None-Match.",
+    "Location": "The path of the new profile.",
+    "Content-Location": "The path of the profile that was found.",
+    "Link": 'The next page, with rel="next".',
+    "Profile-Position": "An opaque token of the write; a read that carries it sees the write or a later state.",
+    "Profile-Served-By": "Where a read came from: node; role; position; staleness-ms; hops.",
+    "Preference-Applied": "Which preferences of Prefer were honoured.",
+    "Retry-After": "Seconds to wait before the same request is sent again.",
+    "X-Request-Id": "The id of the request, as the client sent it or made here.",
+}
+
+
+def _parameters() -> dict[str, Document]:
+    def header(name: str, description: str, **schema: Any) -> Document:
+        return {"in": "header", "name": name, "description": description, "schema": {"type": "string", **schema}}
+
+    def query(name: str, description: str, *, required: bool = False, **schema: Any) -> Document:
+        return {
+            "in": "query",
+            "name": name,
+            "description": description,
+            "required": required,
+            "schema": {"type": "string", **schema},
+        }
+
+    return {
+        "uid": {"in": "path", "name": "uid", "required": True, "schema": {"type": "string", "format": "uuid"}},
+        "slug": {"in": "path", "name": "slug", "required": True, "schema": {"type": "string", "enum": list(PROBLEMS)}},
+        "email": query("email", "The address to find; write + as %2B.", required=True),
+        "limit": query(
+            "limit", "Profiles on a page.", type="integer", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT
+        ),
+        "cursor": query("cursor", "`next` of the page before."),
+        "consistency": query("consistency", "Who may answer a read.", enum=["owner", "strict"], default="owner"),
+        "verbose": query("verbose", "Show the tasks of a ready node, too."),
+        "IfMatch": header("If-Match", "The versions that the request is for, or *."),
+        "IfNoneMatch": header("If-None-Match", "The versions that the client has: 304 if one is current."),
+        "Prefer": header("Prefer", "`return=minimal` (writes), `max-staleness=<seconds>` (reads); RFC 7240."),
+        "Position": header("Profile-Position", "The token of a write that the read must see."),
+        "IdempotencyKey": header(
+            "Idempotency-Key", 'A string in quotes ("..."): a repeated create with it gets the first outcome.'
+        ),
+        "RequestTimeout": header("Request-Timeout", "Seconds after which the client stops to wait; at most 10."),
+        "RequestId": header("X-Request-Id", "An id for logs; made here when absent.", maxLength=128),
+    }
+
+
+_READ_PARAMETERS = ("consistency", "IfMatch", "IfNoneMatch", "Prefer", "Position")
+
+
+def _found(*headers: str) -> Document:
+    return {
+        "200": _response("The profile.", _content("Profile"), "ETag", "Profile-Served-By", *headers),
+        "304": _response("The client has the current version.", None, "ETag", "Profile-Served-By", *headers),
+    }
+
+
+def _collection() -> Document:
+    created = _response("Created.", _content("Profile"), "Location", "ETag", "Profile-Position", "Preference-Applied")
+    keys = ("idempotency-key-reused", "idempotency-in-progress", "profile-gone")
+    return {
+        "get": _operation(
+            "listProfiles",
+            "List profiles",
+            parameters=("limit", "cursor", "consistency", "Prefer", "Position"),
+            responses={"200": _response("A page.", _content("ProfilePage"), "Link", "Profile-Served-By")},
+            problems=_READ,
+        ),
+        "post": _operation(
+            "createProfile",
+            "Create a profile",
+            parameters=("IdempotencyKey", "Prefer"),
+            body=(JSON_TYPES, "ProfileContent"),
+            responses={"201": created},
+            problems=(*_WRITE, *_BODY, "email-taken", *keys),
+        ),
+    }
+
+
+def _profile() -> Document:
+    changed = {
+        "200": _response("The profile as it is now.", _content("Profile"), "ETag", "Profile-Position"),
+        "204": _response("The same, for return=minimal.", None, "ETag", "Profile-Position", "Preference-Applied"),
+    }
+    return {
+        "get": _operation(
+            "getProfile",
+            "Read a profile",
+            parameters=("uid", *_READ_PARAMETERS),
+            responses=_found(),
+            problems=(*_READ, "profile-not-found", "version-mismatch"),
+        ),
+        "put": _operation(
+            "replaceProfile",
+            "Replace a profile; never creates one",
+            parameters=("uid", "IfMatch", "Prefer"),
+            body=(JSON_TYPES, "ProfileContent"),
+            responses=changed,
+            problems=(*_CHANGE, *_BODY, "email-taken"),
+        ),
+        "patch": _operation(
+            "patchProfile",
+            "Change some members (JSON Merge Patch, RFC 7396)",
+            parameters=("uid", "IfMatch", "Prefer"),
+            body=(PATCH_TYPES, "ProfilePatch"),
+            responses=changed,
+            problems=(*_CHANGE, *_BODY, "email-taken"),
+        ),
+        "delete": _operation(
+            "deleteProfile",
+            "Delete a profile",
+            parameters=("uid", "IfMatch"),
+            responses={"204": _response("Deleted.", None, "Profile-Position")},
+            problems=_CHANGE,
+        ),
+    }
+
+
+def _search() -> Document:
+    problems = (*_READ, "validation-failed", "profile-not-found", "version-mismatch")
+    return {
+        "get": _operation(
+            "searchProfile",
+            "Find the profile of an e-mail",
+            parameters=("email", *_READ_PARAMETERS),
+            responses=_found("Content-Location"),
+            problems=problems,
+        ),
+        # OpenAPI 3.1 has no field for QUERY; 3.2 calls it `query`.
+        "x-query": _operation(
+            "queryProfile",
+            "Find the profile of an e-mail that must not be in a URL (QUERY, RFC 10008)",
+            parameters=_READ_PARAMETERS,
+            body=(JSON_TYPES, "SearchQuery"),
+            responses=_found("Content-Location"),
+            problems=(*problems, *_BODY),
+        ),
+    }
+
+
+def _operations() -> Document:
+    return {
+        "/livez": _get("livez", "Whether the process runs", failures={"503": "The process has failed."}),
+        "/readyz": _get(
+            "readyz",
+            "Whether the node takes requests",
+            parameters=("verbose",),
+            failures={"503": "It restores or stops; the tasks say how far it is."},
+        ),
+        "/metrics": _get("metrics", "Metrics in Prometheus' text format", media_type="text/plain"),
+        "/quarantine": _get(
+            "quarantine",
+            "Records that could not be processed",
+            parameters=("limit",),
+            failures={"400": "limit is not valid.", "403": "The client is not on this machine."},
+        ),
+        "/api/openapi.json": _get("openapi", "This document"),
+        "/docs": _get("docs", "This document, for reading", media_type="text/html"),
+        "/problems/{slug}": _get(
+            "problem",
+            "What a problem means",
+            media_type="text/html",
+            parameters=("slug",),
+            failures={"404": "No such problem."},
+        ),
+    }
+
+
+def _get(
+    operation_id: str,
+    summary: str,
+    *,
+    media_type: str = MEDIA_JSON,
+    parameters: Iterable[str] = (),
+    failures: Mapping[str, str] | None = None,
+) -> Document:
+    responses = {"200": _response(f"{summary}.", {media_type: {}})}
+    for status, description in (failures or {}).items():
+        responses[status] = _response(description, {"application/json": {}, MEDIA_PROBLEM: {}})
+    return _path(get=_operation(operation_id, summary, parameters=parameters, responses=responses, tag="operations"))
+
+
+def _path(**operations: Document) -> Document:
+    """Return a path item: `HEAD` answers whatever `GET` does, without a body."""
+    get = operations.get("get")
+    if get is not None:
+        bare = {
+            status: {name: value for name, value in response.items() if name != "content"}
+            for status, response in get["responses"].items()
+        }
+        operations["head"] = {
+            **get,
+            "operationId": get["operationId"] + "Head",
+            "summary": get["summary"] + ": headers only",
+            "responses": bare,
+        }
+    return operations
+
+
+def _operation(
+    operation_id: str,
+    summary: str,
+    *,
+    responses: Document,
+    problems: Iterable[str] = (),
+    parameters: Iterable[str] = (),
+    body: tuple[Iterable[str], str] | None = None,
+    tag: str = "profiles",
+) -> Document:
+    common = ("RequestTimeout", "RequestId") if tag == "profiles" else ()
+    operation: Document = {
+        "operationId": operation_id,
+        "summary": summary,
+        "tags": [tag],
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in (*parameters, *common)],
+        "responses": {**responses, **_problem_responses(problems)},
+    }
+    if body is not None:
+        media_types, name = body
+        operation["requestBody"] = {
+            "required": True,
+            "content": {media_type: {"schema": _schema(name)} for media_type in media_types},
+        }
+    return operation
+
+
+def _problem_responses(slugs: Iterable[str]) -> Document:
+    by_status: dict[int, list[str]] = {}
+    for slug in dict.fromkeys(slugs):
+        by_status.setdefault(PROBLEMS[slug].status, []).append(slug)
+    responses = {}
+    for status, names in sorted(by_status.items()):
+        rows = [PROBLEMS[name] for name in names]
+        description = " ".join(f"`{row.slug}`: {row.title}." for row in rows)
+        headers = ["Retry-After"] if any(row.is_retriable for row in rows) else []
+        responses[str(status)] = _response(description, {MEDIA_PROBLEM: {"schema": _schema("Problem")}}, *headers)
+    return responses
+
+
+def _response(description: str, content: Document | None, *headers: str) -> Document:
+    response: Document = {
+        "description": description,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (*headers, "X-Request-Id")},
+    }
+    if content is not None:
+        response["content"] = content
+    return response
+
+
+def _content(name: str) -> Document:
+    return {MEDIA_JSON: {"schema": _schema(name)}}
+
+
+def _schema(name: str) -> Document:
+    return {"$ref": f"#/components/schemas/{name}"}
