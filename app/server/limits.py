@@ -21,8 +21,8 @@ class EdgeLimits:
     body_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     write_timeout_s: float = 10.0
-    drain_timeout_s: float = 4.0
-    stop_timeout_s: float = 5.0
+    drain_timeout_s: float = 3.0
+    stop_timeout_s: float = 6.5
 
     @property
     def sweep_interval_s(self) -> float:

@@ -69,7 +69,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
     def load_wsgi(self) -> None:
         try:
             self.asgi = self.app.wsgi()
-        except StreamsError as error:
+        except (StreamsError, OSError) as error:
             self._give_up(error)
 
     def init_signals(self) -> None:
@@ -152,12 +152,12 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
             await self.lifespan.startup()
         except RuntimeError as error:
             known = self.state.get(START_ERROR)
-            if isinstance(known, StreamsError):
+            if isinstance(known, (StreamsError, OSError)):
                 self._give_up(known)
             logger.error("the application did not start: %s", error)  # noqa: TRY400 - the text holds the trace already
             raise SystemExit(3) from error
 
-    def _give_up(self, error: StreamsError) -> None:
+    def _give_up(self, error: StreamsError | OSError) -> None:
         """Exit with the code that makes the arbiter end as well: another try would meet the same error."""
         logger.critical("cannot start: %s", error)
         raise SystemExit(EXIT_UNUSABLE) from error
