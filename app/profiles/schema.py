@@ -155,7 +155,8 @@ class Validator:
         """Return the change that a JSON Merge Patch (RFC 7396) of the profile *uid* is.
 
         A profile is flat and its two members are required strings. So a member of the patch replaces, an absent one
-        stays, and null, which removes, is a fault whatever the present state is.
+        stays, and null, which removes, is a fault whatever the present state is. An unknown member is a fault even
+        where it is null, though the RFC would find nothing to remove: it is most likely a typing error.
         """
         members = _load(self._partial, document, uid=uid)
         return Change(members.get("username"), members.get("email"))
