@@ -33,4 +33,4 @@ def lock_holder(lock: Path) -> str:
             fields = line.split()
             if fields[1] == "POSIX" and fields[5].endswith(f":{inode}"):
                 return "this process" if int(fields[4]) == os.getpid() else f"process {fields[4]}"
-    return "another process"
+    return "an unknown process"

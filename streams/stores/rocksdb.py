@@ -330,13 +330,17 @@ class RocksTaskStore:
         rows: list[tuple[bytes, bytes]] = []
         add, is_valid, key, value, advance = rows.append, iterator.valid, iterator.key, iterator.value, iterator.next
         left = -1 if limit is None else limit
-        while left and is_valid():
-            if self._is_closed:
-                raise StoreClosed(f"{self._directory} was closed during a scan")
-            add((key(), value()))
-            advance()
-            left -= 1
-        iterator.status()  # an iterator ends at a damaged block as if there were no more rows
+        try:
+            while left and is_valid():
+                if self._is_closed:
+                    raise StoreClosed(f"{self._directory} was closed during a scan")
+                add((key(), value()))
+                advance()
+                left -= 1
+            iterator.status()  # an iterator ends at a damaged block as if there were no more rows
+        finally:
+            # An error's traceback would keep them, and they the LOCK, while its handler wipes and opens again.
+            del iterator, is_valid, key, value, advance
         return rows
 
 
