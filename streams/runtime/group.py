@@ -29,9 +29,11 @@ class GroupView:
         self._below = tuple(reversed(below))
         self.overlay: Overlay = {}
         self.is_overlay_read = False
+        #: Whose store failed, when `get` has raised.
+        self.failed_partition: int | None = None
 
     def get(self, store: str, partition: int, key: bytes) -> bytes | None:
-        """See `streams.runtime.commands.View`."""
+        """See `streams.runtime.commands.View`. Raises StoreDamaged or OSError when the store fails."""
         place = (store, partition, key)
         if place in self.overlay:
             self.is_overlay_read = True
@@ -40,7 +42,12 @@ class GroupView:
             if place in overlay:
                 self.is_overlay_read = True
                 return overlay[place]
-        return self._tasks[partition].getters[store](key)
+        task = self._tasks[partition]
+        try:
+            return task.getters[store](key)
+        except Exception as error:
+            self.failed_partition = partition
+            raise task.store.explain(error) from error
 
     def cover(self, records: Iterable[ProducerRecord]) -> None:
         """Put *records* over the state, by the very function that will materialise them once they are read back."""
@@ -103,6 +110,11 @@ class Held:
             if note_events:
                 for record in batch.records:
                     self.events.update(value for name, value in record.headers if name == "ce_id")
+
+    def drop(self, task: int) -> None:
+        """Forget what is held for *task*: it will be read again from the task's own position."""
+        for place in [place for place in self._batches if place.partition == task]:
+            del self._batches[place]
 
     def has_all(self, targets: Mapping[TopicPartition, int], position: Callable[[TopicPartition], int]) -> bool:
         """Say whether every target offset was read, be it held here or applied already (*position*)."""

@@ -17,12 +17,13 @@ from streams.config import RuntimeConfig
 from streams.errors import Draining, LeaseExpired, LogUnavailable, NotOwner, Restoring, Unavailable
 from streams.log.base import Log, TopicSpec
 from streams.records import TopicPartition
+from streams.runtime.events import Damaged
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.section import SectionState
 from streams.runtime.states import TaskState
 from streams.runtime.table import FencedTable
 from streams.runtime.task import QUARANTINE_STORE, StreamTask
-from streams.runtime.thread import Damaged, StreamThread
+from streams.runtime.thread import StreamThread
 from streams.runtime.waiters import are_applied
 from streams.stores.base import Getter, StoreFactory
 from streams.topology.graph import Topology
@@ -107,6 +108,10 @@ class TaskReader:
     def staleness_ms(self) -> int:
         """Return by how many ms the rows may be behind at most: 0 while the lease runs."""
         return max(0, round((self._clock.monotonic() - self._node.lease_until) * 1000))
+
+    def explain(self, error: Exception) -> Exception:
+        """Return what an error of `get` means (StoreDamaged, StoreClosed, OSError); any other is returned as it is."""
+        return self._task.store.explain(error)
 
     def report_damage(self, error: BaseException) -> None:
         """Tell the node that a read met damage; the task is rebuilt."""

@@ -27,6 +27,7 @@ from streams.errors import (
     OutcomeUnknown,
     RecordTooLarge,
     Restoring,
+    StoreError,
     StreamsError,
     Unavailable,
 )
@@ -70,6 +71,7 @@ class WriteSection:
         metrics: RuntimeMetrics,
         max_group_commands: int,
         append_timeout_s: float,
+        on_damage: Callable[[int, str], None],
     ) -> None:
         self.state = SectionState.CLOSED
         self.ownership: Ownership | None = None
@@ -82,6 +84,7 @@ class WriteSection:
         self._metrics = metrics
         self._max_group_commands = max_group_commands
         self._append_timeout_s = append_timeout_s
+        self._on_damage = on_damage
         self._held = Held()
         self._fence: Future[Mapping[TopicPartition, int]] | None = None
         self._is_fence_stale = False  # begun before the latest reason to fence: its barrier proves nothing
@@ -231,6 +234,10 @@ class WriteSection:
         ready += self._held.take_except(blocked)
         return ready
 
+    def forget_held(self, partition: int) -> None:
+        """Drop what is held for task *partition*, whose reading begins anew: applying it would leave a gap."""
+        self._held.drop(partition)
+
     def applied(self) -> None:
         """After batches were applied: answer the members of every committed group that is applied now."""
         while self._unapplied:
@@ -261,6 +268,13 @@ class WriteSection:
                 group.members.append((pending, result, False))
             else:
                 self._table.answer(pending, Decided(result, {}))
+        except StoreError as failure:
+            assert view.failed_partition is not None, "only the view reads stores"
+            self._on_damage(view.failed_partition, str(failure))
+            restoring = Restoring(
+                "the store of this partition is being rebuilt", partition=view.failed_partition, lag_records=0
+            )
+            self._table.answer(pending, Refused(restoring))
         except StreamsError as refusal:
             self._table.answer(pending, Refused(refusal))
         except Exception as bug:

@@ -16,8 +16,8 @@ from streams.errors import LogError, LogUnavailable, OffsetOutOfRange, Restoring
 from streams.log.base import Log, LogReader, LogWriter, Membership, TopicSpec
 from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Command, Refused
+from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked
 from streams.runtime.metrics import RuntimeMetrics
-from streams.runtime.ownership import Assigned, Lost, OwnershipEvents, Revoked
 from streams.runtime.progress import RestoreProgress
 from streams.runtime.section import SectionState, WriteSection
 from streams.runtime.states import TaskState
@@ -36,14 +36,6 @@ _NEAR_RECORDS = (
 )
 _CAUGHT_UP_INTERVAL_S = 600.0  # how often an idle store notes that it is still current
 _DISK_RETRY_S = 1.0
-
-
-class Damaged:
-    """Event: somebody met damage while reading a task's store."""
-
-    def __init__(self, partition: int, reason: str) -> None:
-        self.partition = partition
-        self.reason = reason
 
 
 class StreamThread:
@@ -83,7 +75,7 @@ class StreamThread:
         self._metrics = metrics
         self._on_change = on_change
         self._on_fatal = on_fatal
-        self._events: deque[Assigned | Revoked | Lost | Damaged] = deque()
+        self._events: deque[Event] = deque()
         self._revocations: list[Revoked] = []
         self._writer: LogWriter | None = None
         self._section: WriteSection | None = None
@@ -116,7 +108,7 @@ class StreamThread:
         """What the write section does. Any thread."""
         return self._section.state if self._section is not None else SectionState.CLOSED
 
-    def post(self, event: Assigned | Revoked | Lost | Damaged) -> None:
+    def post(self, event: Event) -> None:
         """Queue *event* for the next turn, and rouse the loop. Any thread."""
         self._events.append(event)
         self._reader.wakeup()
@@ -178,6 +170,7 @@ class StreamThread:
             metrics=self._metrics,
             max_group_commands=self._config.max_group_commands,
             append_timeout_s=self._config.append_timeout_s,
+            on_damage=lambda partition, reason: self.post(Damaged(partition, reason)),
         )
         self.partitions = partitions
         self.membership = membership
@@ -295,12 +288,14 @@ class StreamThread:
                 if task is None:
                     continue
                 for chunk in _chunks(mine) if is_serving else (mine,):
-                    self._apply_to(task, chunk)
+                    if not self._apply_to(task, chunk):
+                        break  # What follows is read again; applied now, it would leave a gap.
         finally:
             self.sequence += 1
         self.waiters.applied(self.tasks)
 
-    def _apply_to(self, task: StreamTask, batches: Sequence[RecordBatch]) -> None:
+    def _apply_to(self, task: StreamTask, batches: Sequence[RecordBatch]) -> bool:
+        """Apply *batches*; False when that failed and the reading of this task begins anew."""
         try:
             self._metrics.records_applied += task.apply(batches)
         except StoreDamaged as error:
@@ -309,7 +304,10 @@ class StreamThread:
             # The disk is full or broken. What was read is read again from the store's position once it works.
             logger.error("store cannot be written", extra={"task": task.partition, "reason": str(error)})  # noqa: TRY400
             self._retry_disk_at = self._clock.monotonic() + _DISK_RETRY_S
-            self._assign_reader()
+            self._read_again(task)
+        else:
+            return True
+        return False
 
     def _rebuild(self, task: StreamTask, reason: str, *, reached: Mapping[str, int]) -> None:
         """Begin the task anew. It must come at least to *reached*, as far as it was, before it may answer again."""
@@ -323,8 +321,14 @@ class StreamThread:
             self._is_settled = False
         else:
             task.move_to(TaskState.SUSPENDED)
-        self._assign_reader()
+        self._read_again(task)
         self._on_change()
+
+    def _read_again(self, task: StreamTask) -> None:
+        """Read on from the task's own position, forgetting what was read beyond it."""
+        if self._section is not None:
+            self._section.forget_held(task.partition)
+        self._assign_reader()
 
     def _promote(self, section: WriteSection) -> None:
         """Make tasks active that have reached their barrier, and open the section when all have."""
@@ -345,7 +349,7 @@ class StreamThread:
             task.barrier = {topic: max(end, older.get(topic, 0)) for topic, end in fenced.items()}
             if task.has_reached(task.barrier):
                 task.move_to(TaskState.ACTIVE)
-                task.mark_caught_up()
+                self._mark_caught_up(task)
                 is_changed = True
             else:
                 restoring.append(task)
@@ -371,7 +375,15 @@ class StreamThread:
         if section.state is SectionState.OPEN:
             for task in self.tasks.values():
                 if task.state is TaskState.ACTIVE:
-                    task.mark_caught_up()
+                    self._mark_caught_up(task)
+
+    def _mark_caught_up(self, task: StreamTask) -> None:
+        try:
+            task.mark_caught_up()
+        except StoreDamaged as error:
+            self.post(Damaged(task.partition, str(error)))
+        except OSError as error:  # Only the next start would miss it, and rebuild a store that is too old.
+            logger.warning("store cannot be written", extra={"task": task.partition, "reason": str(error)})
 
 
 def _chunks(batches: Sequence[RecordBatch]) -> list[list[RecordBatch]]:

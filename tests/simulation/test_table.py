@@ -44,6 +44,7 @@ class History:
     def run(self, steps: int) -> None:
         actions = [self.put] * 6 + [self.turn] * 6 + [self.fault] * 2 + [self.read] * 2
         actions += [self.withhold, self.release, self.wait, self.lose, self.regain, self.restart]
+        actions += [self.damage, self.fill_disk]
         for _ in range(steps):
             self.random.choice(actions)()
         self.settle()
@@ -130,6 +131,25 @@ class History:
         assert self.rig.thread.bootstrap()
         self.rig.thread._section._clock = rig.clock
         self.regain()
+
+    def damage(self) -> None:
+        """Some read finds a store damaged: it is wiped and rebuilt, in whatever state the rest is."""
+        task = self.random.choice([0, 1])
+        if task in self.rig.thread.tasks:
+            self.rig.node.report_damage(task, "chosen by the simulation")
+
+    def fill_disk(self) -> None:
+        """The next commit of one store fails; the records must be read again."""
+        task = self.rig.thread.tasks.get(self.random.choice([0, 1]))
+        if task is None:
+            return
+        store, commit = task.store, task.store.commit
+
+        def fail_once(*_: Any, **__: Any) -> None:
+            store.commit = commit
+            raise OSError(28, "No space left on device")
+
+        store.commit = fail_once
 
     def settle(self) -> None:
         """Heal everything, let every deadline pass, and come to rest."""

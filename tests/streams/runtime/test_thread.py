@@ -6,7 +6,7 @@ import pytest
 
 from streams.errors import LogError, NotOwner, Restoring, StoreDamaged
 from streams.records import ProducerRecord, TopicPartition
-from streams.runtime.commands import Decided
+from streams.runtime.commands import Decided, Refused
 from streams.runtime.states import TaskState
 from streams.stores.memory import MemoryStoreFactory
 from streams.testing import Fault
@@ -72,6 +72,28 @@ def test_reported_damage_rebuilds_the_task_and_serves_nothing_meanwhile() -> Non
     rig.turn(2)
     assert rig.get(b"k") == b"v"
     assert rig.node.health().tasks[0].rebuilds == 1
+
+
+def test_damage_met_by_a_decision_rebuilds_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is refused as restoring, and a repetition succeeds on the rebuilt rows."""
+    rig = Rig().start()
+    rig.submit(Put(b"k", b"v"))
+    rig.turn(2)
+
+    def damaged(key: bytes) -> bytes:
+        raise StoreDamaged("flipped bit")
+
+    task = rig.thread.tasks[0]
+    task.getters = {**task.getters, "rows.store": damaged}
+    put = rig.submit(Put(b"k", b"w", expected=b"v"))
+    rig.turn(3)
+    outcome = rig.outcome(put)
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, Restoring)
+    again = rig.submit(Put(b"k", b"w", expected=b"v"))
+    rig.turn(3)
+    assert isinstance(rig.outcome(again), Decided)
+    assert rig.get(b"k") == b"w"
 
 
 def test_a_position_beyond_the_log_rebuilds_the_task() -> None:

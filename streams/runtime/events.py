@@ -1,4 +1,4 @@
-"""Carries changes of ownership from the membership's thread to the stream thread.
+"""What other threads tell the stream thread: changes of ownership, and damage met by a read.
 
 Nothing is decided here. The one promise: a revocation does not return to the group before the stream thread has said
 that nothing of the partitions is in flight, or the bound has passed.
@@ -36,10 +36,21 @@ class Lost:
     partitions: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A read met damage in the store of a task."""
+
+    partition: int
+    reason: str
+
+
+Event = Assigned | Revoked | Lost | Damaged
+
+
 class OwnershipEvents:
     """The listener that a membership reports to."""
 
-    def __init__(self, *, post: Callable[[Assigned | Revoked | Lost], None], revoke_timeout_s: float) -> None:
+    def __init__(self, *, post: Callable[[Event], None], revoke_timeout_s: float) -> None:
         """*post* queues an event for the stream thread and rouses it; any thread may call it."""
         self._post = post
         self._revoke_timeout_s = revoke_timeout_s
