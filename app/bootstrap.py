@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.config import AppConfig
 from app.http.api import create_api
-from app.http.edge import Edge
+from app.http.entry import Entry
 from app.observability.metrics import Metrics
 from app.profiles.email import EmailPolicy
 from app.profiles.ports import ProfileSettings
@@ -48,7 +48,7 @@ class Assembly:
         self,
         *,
         node: StreamsNode,
-        api: Edge,
+        api: Entry,
         metrics: Metrics,
         clock: Clock,
         lock: DirectoryLock,
@@ -123,7 +123,13 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
     )
     assembly = Assembly(
         node=node,
-        api=create_api(service=service, node=node, clock=clock, metrics=metrics),
+        api=create_api(
+            service=service,
+            node=node,
+            clock=clock,
+            metrics=metrics,
+            request_timeout_s=config.request_timeout_ms / 1000,
+        ),
         metrics=metrics,
         clock=clock,
         lock=lock,
