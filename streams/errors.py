@@ -9,6 +9,7 @@
     |  |- RecordTooLarge      only this group is refused: fix the request
     |  |- OffsetOutOfRange    the store and the log have parted: wipe the store and rebuild
     |  |- TopicMismatch       the topic would lose data or has another shape: stop
+    |  |- LogDamaged          the embedded log's files are not what was written: restore them from a backup
     |  '- LogLocked           another process holds the embedded log: stop
     |- StoreError
     |  |- StoreDamaged        wipe and rebuild
@@ -72,6 +73,10 @@ class OffsetOutOfRange(LogError):
 
 class TopicMismatch(LogError):
     """An existing topic has a shape or a setting on which this application must not run."""
+
+
+class LogDamaged(LogError):
+    """The files of the embedded log are not what was written. Nothing can rebuild the truth: restore it."""
 
 
 class LogLocked(LogError):

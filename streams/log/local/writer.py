@@ -1,0 +1,127 @@
+"""Writer and membership of the embedded log. One node owns everything, so both are simple; the port is Kafka's."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from uuid import uuid4
+
+from streams.clock import Clock, Deadline
+from streams.errors import Fenced, LogError, LogUnavailable, RecordTooLarge
+from streams.log.base import Membership, Ownership, OwnershipListener
+from streams.log.local.appender import Appender
+from streams.log.local.format import encoded_bytes
+from streams.records import ProducerRecord, TopicPartition
+
+_Ends = Mapping[TopicPartition, int]
+
+
+class LocalMembership:
+    """The group with one member: it owns all partitions from `start` to `leave`. Reports on the caller's thread."""
+
+    def __init__(self, partitions: int) -> None:
+        self._ownership = Ownership(1, f"local-{uuid4()}", frozenset(range(partitions)))
+        self._listener: OwnershipListener | None = None
+
+    def start(self, listener: OwnershipListener) -> None:
+        """Take all partitions and tell *listener* before this returns."""
+        self._listener = listener
+        listener.on_assigned(self._ownership)
+
+    @property
+    def lease_until(self) -> float:
+        """Infinite while a member: nobody else can own anything. Any thread."""
+        return 0.0 if self._listener is None else math.inf
+
+    @property
+    def current(self) -> Ownership | None:
+        """What is owned now; None: nothing. Any thread."""
+        return None if self._listener is None else self._ownership
+
+    def leave(self, deadline: Deadline) -> None:  # noqa: ARG002  the listener bounds its own time
+        """Revoke everything, then own nothing. Idempotent."""
+        listener = self._listener
+        if listener is not None:
+            listener.on_revoked(self._ownership.partitions)
+            self._listener = None
+
+
+class LocalWriter:
+    """LogWriter of the embedded log. It works on the caller's thread and returns futures that are done.
+
+    So no deadline can interrupt it: one that has passed before the work begins is heeded, a disk that hangs is not.
+    *maximum_bytes*: topic to the largest record that it takes.
+    """
+
+    def __init__(
+        self,
+        topics: Sequence[str],
+        membership: Membership,
+        appender: Appender,
+        ends: Callable[[Sequence[TopicPartition]], dict[TopicPartition, int]],
+        maximum_bytes: Mapping[str, int],
+        clock: Clock,
+    ) -> None:
+        assert isinstance(membership, LocalMembership)
+        self._topics = tuple(topics)
+        self._membership = membership
+        self._appender = appender
+        self._ends = ends
+        self._maximum_bytes = maximum_bytes
+        self._clock = clock
+        self._is_closed = False
+
+    def fence(self, ownership: Ownership, deadline: Deadline) -> "Future[_Ends]":
+        """Take over from every earlier writer, find out what became of an append in doubt, and return the ends."""
+
+        def settle() -> _Ends:
+            self._check(ownership, deadline)
+            self._appender.settle(self)
+            return self._ends(
+                [TopicPartition(name, number) for name in self._topics for number in ownership.partitions]
+            )
+
+        return _done(settle)
+
+    def append(
+        self,
+        group: Sequence[ProducerRecord],
+        *,
+        ownership: Ownership,
+        positions: Mapping[int, int],  # noqa: ARG002  of the port: there is no group that could ask for them
+        deadline: Deadline,
+    ) -> "Future[_Ends]":
+        """Append and sync *group*; it is durable and visible to readers when this returns."""
+
+        def append() -> _Ends:
+            self._check(ownership, deadline)
+            owned, maximum_bytes = ownership.partitions, self._maximum_bytes
+            for record in group:
+                if record.partition not in owned:
+                    raise Fenced(f"{record.topic}-{record.partition} is not owned")
+                size_bytes = encoded_bytes(record)
+                if size_bytes > maximum_bytes[record.topic]:
+                    raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {record.topic}")
+            return self._appender.append(group, writer=self)
+
+        return _done(append)
+
+    def close(self, deadline: Deadline) -> None:  # noqa: ARG002  of the port; nothing here waits
+        """Append nothing any more. Idempotent."""
+        self._is_closed = True
+
+    def _check(self, ownership: Ownership, deadline: Deadline) -> None:
+        if self._is_closed:
+            raise LogUnavailable("the writer is closed")
+        if ownership != self._membership.current:
+            raise Fenced("this ownership is not current")
+        if deadline.has_passed(self._clock):
+            raise LogUnavailable("the deadline passed before anything was begun")
+
+
+def _done(work: Callable[[], _Ends]) -> "Future[_Ends]":
+    future: Future[_Ends] = Future()
+    try:
+        future.set_result(work())
+    except LogError as error:
+        future.set_exception(error)
+    return future
