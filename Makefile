@@ -1,0 +1,75 @@
+# `make run` and `make test` are all that a newcomer needs: they make .venv themselves, with the versions of
+# constraints.txt. A stamp for each set of packages remembers what .venv holds; it is renewed when the files change.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := app streams tests benchmarks gunicorn.conf.py
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help run test check format bench kafka chaos constraints clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## start a node on http://127.0.0.1:8080 (settings: docs/operations.md)
+	@exec $(BIN)/python -m app run
+
+test: $(VENV)/.test ## run all tests but the long fault runs; starts a real Kafka itself
+	$(PYTEST) -n 2 --dist worksteal -m "not slow"
+
+check: $(VENV)/.dev ## format, lint, types, layout
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_tidy.py
+
+format: $(VENV)/.dev ## put the sources into the one format
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+bench: $(VENV)/.test ## measure, print a table, write docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+kafka: $(VENV)/.test ## start a developer's broker and print its address; ends with Ctrl-C
+	$(BIN)/python -m tests.support.broker
+
+chaos: $(VENV)/.test ## the long fault runs: kill -9, stopped brokers, full and damaged disks
+	$(PYTEST) -m slow
+
+constraints: ## resolve all packages anew and pin them in constraints.txt
+	@$(FIND_PYTHON) && rm -rf .cache/constraints && "$$python" -m venv .cache/constraints
+	.cache/constraints/bin/python -m pip install -q '.[test,dev]'
+	@sed -n '/^#/p' constraints.txt > .cache/constraints.txt
+	.cache/constraints/bin/python -m pip freeze --exclude profiles >> .cache/constraints.txt
+	mv .cache/constraints.txt constraints.txt
+
+clean: ## remove what was made, but never ./data
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find app streams tests -name __pycache__ -type d -exec rm -rf {} +
+
+# The first Python of 3.11 or later that runs and has venv; a shim that points nowhere is passed over.
+FIND_PYTHON = python=; for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \
+	if "$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then python="$$name"; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	echo "Python 3.11 or later with venv is needed, and none was found. On Debian: apt install python3.11-venv." >&2; \
+	echo "If it has another name: make PYTHON=/path/to/python run" >&2; exit 2; fi
+
+$(VENV)/bin/python:
+	@$(FIND_PYTHON) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[test]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[test,dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.run
