@@ -1,0 +1,92 @@
+"""`KafkaLog`: the port's back end for every real deployment. Composes the clients of this package; holds no logic."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from streams.clock import Clock, Deadline, SystemClock
+from streams.log.base import Membership, TopicInfo, TopicSpec
+from streams.log.kafka.membership import KafkaMembership
+from streams.log.kafka.offsets import Offsets
+from streams.log.kafka.reader import KafkaReader
+from streams.log.kafka.settings import KafkaSettings, tame_logging
+from streams.log.kafka.topics import Topics
+from streams.log.kafka.transactions import Transactions
+from streams.log.kafka.writer import KafkaWriter
+from streams.records import TopicPartition
+
+_CLOSE_S = 5.0
+
+
+class KafkaLog:
+    """A `Log` on Kafka. Making one connects to nothing; any thread may call it."""
+
+    def __init__(self, settings: KafkaSettings, *, state_dir: Path | None = None, clock: Clock | None = None) -> None:
+        """*state_dir* belongs to this node alone; with it, a node that was killed gets its partitions back at once
+        and not after the session timeout."""
+        tame_logging()
+        self._settings = settings
+        self._state_dir = state_dir
+        self._clock = clock or SystemClock()
+        self._topics = Topics(settings, self._clock)
+        self._offsets = Offsets(settings, self._clock)
+        self._known: dict[str, TopicInfo] = {}
+        self._readers: list[KafkaReader] = []
+        self._writers: list[KafkaWriter] = []
+        self._memberships: list[KafkaMembership] = []
+
+    def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
+        found = self._topics.ensure(specs, deadline)
+        self._known.update(found)
+        return found
+
+    def describe_topics(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
+        found = self._topics.describe(names, deadline)
+        self._known.update(found)
+        return found
+
+    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        return self._offsets.ends(partitions, deadline)
+
+    def open_reader(self) -> KafkaReader:
+        reader = KafkaReader(self._settings, self._clock)
+        self._readers.append(reader)
+        return reader
+
+    def open_writer(self, topics: Sequence[str], membership: Membership) -> KafkaWriter:  # noqa: ARG002
+        """Return the node's one writer. The coordinator says whether a snapshot of *membership* is current; what the
+        member itself believes proves nothing, so it is not asked."""
+
+        def transactions() -> Transactions:
+            return Transactions(
+                self._settings, tuple(topics), offsets=self._offsets, topics=self._topics, clock=self._clock
+            )
+
+        writer = KafkaWriter(transactions, record_limit=self._record_limit, clock=self._clock)
+        self._writers.append(writer)
+        return writer
+
+    def open_membership(self, topics: Sequence[str]) -> KafkaMembership:
+        membership = KafkaMembership(
+            self._settings, topics[0], self._topics, clock=self._clock, state_dir=self._state_dir
+        )
+        self._memberships.append(membership)
+        return membership
+
+    def gauges(self) -> Mapping[str, float]:
+        return {"abandoned_writer_threads": float(sum(writer.abandoned_threads for writer in self._writers))}
+
+    def close(self) -> None:
+        deadline = Deadline.after(_CLOSE_S, self._clock)
+        for writer in self._writers:
+            writer.close(deadline)
+        for membership in self._memberships:
+            membership.leave(deadline)
+        for reader in self._readers:
+            reader.close()
+        self._topics.close()
+        self._offsets.close()
+
+    def _record_limit(self, topic: str) -> int:
+        info = self._known.get(topic)
+        limit = info.config.get("max.message.bytes") if info is not None else None
+        return min(self._settings.max_request_size, int(limit)) if limit else self._settings.max_request_size

@@ -1,0 +1,93 @@
+"""Committed offsets of the group and end offsets, both as a reader of committed records sees them."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from kafka import KafkaConsumer
+from kafka import TopicPartition as KafkaTopicPartition
+from kafka.errors import KafkaError, RetriableError
+
+from streams.clock import Clock, Deadline
+from streams.errors import LogUnavailable
+from streams.log.kafka.clients import bounded, open_client
+from streams.log.kafka.settings import KafkaSettings, offsets_config
+from streams.records import TopicPartition
+
+T = TypeVar("T")
+
+
+class Offsets:
+    """Asks the brokers; keeps nothing. Any thread; each call is bounded by its deadline."""
+
+    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+        """Connects with the first call."""
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._consumer: KafkaConsumer | None = None
+
+    def committed(self, topic: str, partitions: Collection[int], deadline: Deadline) -> dict[int, int | None]:
+        """Return the group's committed offset of each partition, None where there is none.
+
+        Waits while a transaction that carries an offset of one of them is undecided (KIP-447). Raises LogUnavailable.
+        """
+        found: dict[int, int | None] = {}
+        for number in sorted(partitions):
+            partition = KafkaTopicPartition(topic, number)
+            fetch = partial(_committed, partition)
+            found[number] = self._ask(fetch, deadline, "fetch committed offsets")
+        return found
+
+    def ends(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Return the offset after the last committed record of each partition (the last stable offset). Raises
+        LogUnavailable."""
+        asked = [KafkaTopicPartition(*partition) for partition in partitions]
+        found = self._ask(partial(_ends, asked), deadline, "ask for end offsets")
+        return {TopicPartition(*partition): int(offset) for partition, offset in found.items()}
+
+    def close(self) -> None:
+        """Disconnect. Idempotent."""
+        self._drop()
+
+    def _ask(self, question: Callable[[KafkaConsumer, int], T], deadline: Deadline, what: str) -> T:
+        while True:
+            timeout_ms = round(deadline.remaining_s(self._clock) * 1000)
+            if timeout_ms <= 0:
+                raise LogUnavailable(f"gave up waiting for Kafka to {what}")
+            try:
+                return bounded(partial(self._answer, question, timeout_ms), deadline, self._clock, what=what)
+            except RetriableError as error:
+                if deadline.has_passed(self._clock):
+                    raise LogUnavailable(f"gave up waiting for Kafka to {what}") from error
+                self._drop()
+            except KafkaError as error:
+                self._drop()
+                raise LogUnavailable(f"Kafka refuses to {what}: {error}") from error
+
+    def _answer(self, question: Callable[[KafkaConsumer, int], T], timeout_ms: int) -> T:
+        return question(self._connected(), timeout_ms)
+
+    def _connected(self) -> KafkaConsumer:
+        with self._lock:
+            if self._consumer is None:
+                self._consumer = open_client(KafkaConsumer, offsets_config(self._settings))
+            return self._consumer
+
+    def _drop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(Exception):  # It is thrown away: nothing depends on it any more.
+                consumer.close(autocommit=False, timeout_ms=100)
+
+
+def _committed(partition: KafkaTopicPartition, consumer: KafkaConsumer, timeout_ms: int) -> int | None:
+    offset: int | None = consumer.committed(partition, timeout_ms=timeout_ms)
+    return offset
+
+
+def _ends(partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int) -> dict[Any, int]:
+    ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=timeout_ms)
+    return ends

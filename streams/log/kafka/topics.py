@@ -1,0 +1,196 @@
+"""Creates, checks and describes topics, and the few other questions for which Kafka has an administrator's client.
+
+Invariant: a topic that would lose data, or whose keys would go to other partitions than before, is refused by name.
+"""
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient
+from kafka import TopicPartition as KafkaTopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
+from kafka.errors import (
+    InvalidPartitionsError,
+    InvalidReplicationFactorError,
+    KafkaError,
+    PolicyViolationError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+
+from streams.clock import Clock, Deadline
+from streams.errors import LogUnavailable, TopicMismatch
+from streams.log.base import COMPACT, TopicInfo, TopicSpec
+from streams.log.kafka.clients import bounded, open_client
+from streams.log.kafka.settings import KafkaSettings, admin_config
+from streams.records import TopicPartition
+
+T = TypeVar("T")
+
+#: With three replicas an acknowledged record survives the loss of one broker (design promise: acks=all and this).
+_REPLICATION = 3
+_MIN_IN_SYNC = 2
+_LOOK_AGAIN_S = 0.05
+_REFUSALS = (TopicAlreadyExistsError, InvalidPartitionsError, InvalidReplicationFactorError, PolicyViolationError)
+
+
+class Topics:
+    """Any thread may call it; each call is bounded by its deadline."""
+
+    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+        """Connects with the first call."""
+        self._settings = settings
+        self._clock = clock
+        self._pause = threading.Event()
+        self._lock = threading.Lock()
+        self._client: KafkaAdminClient | None = None
+
+    def ensure(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
+        """See `Log.ensure_topics`. Returns when every partition has a leader."""
+        wanted = {spec.name: spec for spec in specs}
+        self._create_missing(wanted, deadline)
+        while True:
+            found = self.describe(list(wanted), deadline)
+            if len(found) == len(wanted):
+                for name, info in found.items():
+                    _check(wanted[name], info)
+                return found
+            self._wait(deadline, f"the topics {sorted(set(wanted) - set(found))} to have leaders")
+
+    def describe(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
+        """See `Log.describe_topics`. A topic whose leaders are not all elected counts as missing."""
+        described = self._ask(lambda admin: admin.describe_topics(list(names)), deadline, "describe topics")
+        ready = [topic for topic in described if _is_ready(topic)]
+        if not ready:
+            return {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in ready]
+        answer = self._ask(
+            lambda admin: admin.describe_configs(resources, config_filter="all"), deadline, "describe topic settings"
+        )
+        settings = {str(kind).lower(): values for kind, values in answer.items()}.get("topic", {})
+        return {
+            topic["name"]: TopicInfo(
+                name=topic["name"],
+                topic_id=str(uuid.UUID(str(topic["topic_id"]))),
+                partitions=len(topic["partitions"]),
+                config={name: str(entry["value"]) for name, entry in settings.get(topic["name"], {}).items()},
+            )
+            for topic in ready
+        }
+
+    def high_watermarks(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Return the offset after the last record of each partition, committed or not. Raises LogUnavailable."""
+        specs = {KafkaTopicPartition(*partition): OffsetSpec.LATEST for partition in partitions}
+        found = self._ask(lambda admin: admin.list_partition_offsets(specs), deadline, "ask for end offsets")
+        return {TopicPartition(*partition): int(end.offset) for partition, end in found.items()}
+
+    def remove_member(self, group: str, member_id: str) -> None:
+        """Take *member_id* out of *group*; nothing happens when it is not in there. Raises KafkaError or
+        LogUnavailable, after some seconds at the latest."""
+        deadline = Deadline.after(5.0, self._clock)
+        members = [MemberToRemove(member_id=member_id, reason="it was killed")]
+        self._ask(lambda admin: admin.remove_group_members(group, members), deadline, "remove a dead member")
+
+    def close(self) -> None:
+        """Disconnect. Idempotent."""
+        self._drop()
+
+    def _create_missing(self, wanted: Mapping[str, TopicSpec], deadline: Deadline) -> None:
+        while True:
+            described = self._ask(lambda admin: admin.describe_topics(list(wanted)), deadline, "describe topics")
+            missing = [wanted[topic["name"]] for topic in described if topic["error_code"] == _UNKNOWN_TOPIC]
+            if not missing:
+                return
+            cluster = self._ask(lambda admin: admin.describe_cluster(), deadline, "describe the cluster")
+            brokers = len(cluster["brokers"])
+            requests = {spec.name: _new_topic(spec, brokers) for spec in missing}
+            try:
+                self._ask(partial(_create, requests), deadline, "create topics", expected=_REFUSALS)
+            except TopicAlreadyExistsError:
+                pass  # Another node was faster; what it made is checked like any other.
+            except _REFUSALS as error:
+                raise TopicMismatch(f"Kafka refuses to create {sorted(requests)}: {error}") from error
+            self._wait(deadline, f"the topics {sorted(requests)} to exist")
+
+    def _ask(
+        self,
+        question: Callable[[KafkaAdminClient], T],
+        deadline: Deadline,
+        what: str,
+        *,
+        expected: tuple[type[KafkaError], ...] = (),
+    ) -> T:
+        """Return the answer of a connected client, trying again after errors that pass. Raises LogUnavailable, or an
+        *expected* error."""
+        while True:
+            try:
+                return bounded(lambda: question(self._connected()), deadline, self._clock, what=what)
+            except expected:
+                raise
+            except KafkaError as error:
+                if not error.retriable:
+                    raise LogUnavailable(f"Kafka refuses to {what}: {error}") from error
+                self._drop()
+                self._wait(deadline, f"Kafka ({type(error).__name__}) to {what}")
+
+    def _connected(self) -> KafkaAdminClient:
+        with self._lock:
+            if self._client is None:
+                self._client = open_client(KafkaAdminClient, admin_config(self._settings))
+            return self._client
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):  # It is thrown away: nothing depends on it any more.
+                client.close()
+
+    def _wait(self, deadline: Deadline, what: str) -> None:
+        left_s = deadline.remaining_s(self._clock)
+        if left_s <= 0:
+            raise LogUnavailable(f"gave up waiting for {what}")
+        self._pause.wait(min(_LOOK_AGAIN_S, left_s))
+
+
+_UNKNOWN_TOPIC = UnknownTopicOrPartitionError.errno
+
+
+def _is_ready(topic: Mapping[str, Any]) -> bool:
+    partitions = topic["partitions"]
+    return topic["error_code"] == 0 and bool(partitions) and all(one["leader_id"] >= 0 for one in partitions)
+
+
+def _create(requests: Mapping[str, Any], admin: KafkaAdminClient) -> Any:
+    return admin.create_topics(dict(requests))
+
+
+def _new_topic(spec: TopicSpec, brokers: int) -> dict[str, Any]:
+    replication = spec.replication_factor or min(_REPLICATION, brokers)
+    configs = dict(spec.config)
+    if replication >= _REPLICATION:
+        configs.setdefault("min.insync.replicas", str(_MIN_IN_SYNC))
+    return {
+        "num_partitions": spec.partitions or spec.default_partitions,
+        "replication_factor": replication,
+        "configs": configs,
+    }
+
+
+def _check(spec: TopicSpec, info: TopicInfo) -> None:
+    if spec.partitions is not None and info.partitions != spec.partitions:
+        raise TopicMismatch(
+            f"topic {info.name} has {info.partitions} partitions, and the settings demand {spec.partitions}: "
+            f"with another count keys would move; drop the setting, or copy the data into a new topic"
+        )
+    policy = info.config.get("cleanup.policy", "")
+    if COMPACT not in policy.split(","):
+        wanted = spec.config.get("cleanup.policy", COMPACT)
+        raise TopicMismatch(
+            f"topic {info.name} has cleanup.policy={policy}, under which Kafka deletes data that is still needed; run: "
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {info.name} "
+            f"--add-config cleanup.policy=[{wanted}]"
+        )

@@ -1,0 +1,292 @@
+"""One transactional producer: fencing, and appending a group with the offsets that are its fence (KIP-447).
+
+Everything here blocks, some of it without a limit of kafka-python's: `writer.py` runs it on a thread that it can
+abandon. Invariant: a transaction is committed only by an operation that nobody has given up yet, and what is reported
+as not appended can never be committed later.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from kafka import KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
+from kafka.errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    InvalidProducerEpochError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFencedError,
+    RecordListTooLargeError,
+    UnknownMemberIdError,
+)
+from kafka.net.compat import KafkaNetClient
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from streams.clock import Clock, Deadline
+from streams.errors import Fenced, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
+from streams.log.base import Ownership
+from streams.log.kafka.clients import open_client
+from streams.log.kafka.offsets import Offsets
+from streams.log.kafka.settings import KafkaSettings, producer_config
+from streams.log.kafka.topics import Topics
+from streams.records import ProducerRecord, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+#: Offset, timestamp, lengths and attributes of a record, and the frame of the batch around it: never more than this.
+_RECORD_OVERHEAD_BYTES = 128
+_HEADER_OVERHEAD_BYTES = 10
+_ROOT_CAUSE_S = 1.0
+
+_GENERATION_REFUSED = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, FencedInstanceIdError)
+_PRODUCER_FENCED = (ProducerFencedError, InvalidProducerEpochError)
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+class AbandonedError(Exception):
+    """The operation was given up by the thread that waited for it: stop, and commit nothing."""
+
+
+class Operation(Protocol):
+    """What is under way, seen from the thread that does it."""
+
+    @property
+    def deadline(self) -> Deadline: ...
+
+    def enter_commit(self) -> None:
+        """From here on it may be committed. Raises AbandonedError when it was given up."""
+        ...
+
+
+class Transactions:
+    """Used by one thread. Has a producer from the first fence on, and a new one after each error that may have left
+    the old one unusable."""
+
+    def __init__(
+        self, settings: KafkaSettings, names: Sequence[str], *, offsets: Offsets, topics: Topics, clock: Clock
+    ) -> None:
+        """*names* are the co-partitioned topics; the first one carries the offset commits."""
+        self._settings = settings
+        self._names = names
+        self._offsets = offsets
+        self._topics = topics
+        self._clock = clock
+        self._network: _Network | None = None
+        self._producer: KafkaProducer | None = None
+
+    def fence(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
+        """See `LogWriter.fence`. The order of the four steps is the proof."""
+        check_usable(ownership)
+        self.discard()
+        partitions = sorted(ownership.partitions)
+        try:
+            # A new producer of our id: what an older one left open is aborted, and it can commit no more.
+            self._open(operation.deadline)
+            # Other nodes' transactions: undecided ones with an offset of ours hold this up; those without one
+            # cannot commit any more, since the generation has changed.
+            committed = self._offsets.committed(self._names[0], partitions, operation.deadline)
+            if partitions:
+                self._commit_offsets(
+                    {number: offset or 0 for number, offset in committed.items()}, ownership, operation
+                )
+            # Only now the end. Not the last stable offset: that may lie below what was committed behind an open
+            # transaction.
+            everything = [TopicPartition(name, number) for name in self._names for number in partitions]
+            return self._topics.high_watermarks(everything, operation.deadline) if everything else {}
+        except KafkaError as error:
+            self.discard()
+            if isinstance(error, _GENERATION_REFUSED + _PRODUCER_FENCED):
+                raise Fenced(f"the group refuses generation {ownership.generation}: {error}") from error
+            raise LogUnavailable(f"Kafka cannot fence: {type(error).__name__}: {error}") from error
+
+    def append(
+        self,
+        group: Sequence[ProducerRecord],
+        ownership: Ownership,
+        positions: Mapping[int, int],
+        operation: Operation,
+    ) -> dict[TopicPartition, int]:
+        """See `LogWriter.append`."""
+        check_usable(ownership)
+        producer, network = self._opened(operation.deadline)
+        failures_before = network.failures
+        sent: list[Any] = []
+        try:
+            producer.begin_transaction()
+            send, sent_one = producer.send, sent.append
+            for topic, partition, key, value, headers in group:
+                sent_one(send(topic, value, key, list(headers), partition))
+            self._send_offsets(producer, positions, ownership)
+            ends = self._wait_for(sent, operation.deadline)
+            operation.enter_commit()
+        except AbandonedError:
+            raise
+        except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
+            cause = _root_cause(error, sent)
+            self._abort_or_discard(cause)
+            raise _not_appended(cause, ownership) from cause
+        failures_in_commit = network.failures
+        try:
+            producer.commit_transaction()
+        except Exception as error:
+            self.discard()
+            if isinstance(error, _PRODUCER_FENCED) and network.failures == failures_in_commit:
+                raise _not_appended(error, ownership) from error  # The first answer to the only request.
+            raise OutcomeUnknown(f"the commit was not confirmed: {type(error).__name__}: {error}") from error
+        if network.failures != failures_before:
+            # A request was sent twice. Its first copy may still be on its way to the broker, where it would decide
+            # the *next* transaction of this producer (KAFKA-17754); a new producer has a new epoch.
+            self.discard()
+        return self._without_gaps(ends, operation.deadline)
+
+    def discard(self) -> None:
+        """Throw the producer away, in the background: closing it may take a second."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            threading.Thread(target=_close, args=(producer,), name="kafka-producer-close", daemon=True).start()
+
+    def _opened(self, deadline: Deadline) -> tuple[KafkaProducer, "_Network"]:
+        if self._producer is None:
+            try:
+                self._open(deadline)
+            except KafkaError as error:
+                self.discard()
+                raise LogUnavailable(f"Kafka gives no producer: {type(error).__name__}: {error}") from error
+        assert self._network is not None
+        return self._producer, self._network
+
+    def _open(self, deadline: Deadline) -> None:
+        left_ms = max(1, round(deadline.remaining_s(self._clock) * 1000))
+        config = producer_config(self._settings)
+        config["bootstrap_timeout_ms"] = min(left_ms, config["bootstrap_timeout_ms"])
+        made: list[_Network] = []
+
+        def network(**configs: Any) -> _Network:
+            made.append(_Network(**configs))
+            return made[-1]
+
+        self._producer = producer = open_client(KafkaProducer, config, network)
+        self._network = made[0]
+        producer.init_transactions()
+        for name in self._names:  # Else the first append would wait for them.
+            producer.partitions_for(name)
+
+    def _send_offsets(self, producer: KafkaProducer, positions: Mapping[int, int], ownership: Ownership) -> None:
+        group = ConsumerGroupMetadata(self._settings.application_id, ownership.generation, ownership.member_id, None)
+        first = self._names[0]
+        producer.send_offsets_to_transaction(
+            {KafkaTopicPartition(first, one): OffsetAndMetadata(at, "", -1) for one, at in positions.items()}, group
+        )
+
+    def _commit_offsets(self, positions: Mapping[int, int], ownership: Ownership, operation: Operation) -> None:
+        """Commit *positions* and nothing else: the coordinator says whether the generation is current."""
+        producer, _ = self._opened(operation.deadline)
+        producer.begin_transaction()
+        self._send_offsets(producer, positions, ownership)
+        operation.enter_commit()
+        producer.commit_transaction()
+
+    def _wait_for(self, sent: Sequence[Any], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Return the offset after the last record of each partition once all are acknowledged.
+
+        Before the commit and not after it: kafka-python commits a transaction although a record of it failed in some
+        ways (a time-out of its delivery).
+        """
+        ends: dict[TopicPartition, int] = {}
+        for future in sent:
+            metadata = future.get(timeout=deadline.remaining_s(self._clock))
+            partition = TopicPartition(metadata.topic, metadata.partition)
+            if metadata.offset < 0:
+                ends[partition] = _UNKNOWN_OFFSET
+            elif ends.get(partition, 0) != _UNKNOWN_OFFSET:
+                ends[partition] = max(metadata.offset + 1, ends.get(partition, 0))
+        return ends
+
+    def _without_gaps(self, ends: dict[TopicPartition, int], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Fill in what a broker did not say: a retried batch can be acknowledged without its offset."""
+        unknown = [partition for partition, end in ends.items() if end == _UNKNOWN_OFFSET]
+        if not unknown:
+            return ends
+        try:
+            return {**ends, **self._topics.high_watermarks(unknown, deadline)}
+        except LogError as error:
+            raise OutcomeUnknown("it was committed, but the broker does not say where") from error
+
+    def _abort_or_discard(self, cause: BaseException) -> None:
+        """Abort the transaction; keep the producer only when that is known to have worked."""
+        producer = self._producer
+        if producer is None or isinstance(cause, _PRODUCER_FENCED):
+            self.discard()
+            return
+        try:
+            producer.abort_transaction()
+        except Exception as error:  # noqa: BLE001  # Whatever it is: a new producer aborts what is left open.
+            logger.debug("kafka_abort_failed", extra={"reason": type(error).__name__})
+            self.discard()
+
+
+class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
+    """The producer's connections (`kafka_client`), which count the requests that got no answer."""
+
+    failures = 0
+
+    def send(self, node_id: int, request: Any, **options: Any) -> Any:
+        future = super().send(node_id, request, **options)
+        future.add_errback(self._count)
+        return future
+
+    def _count(self, _: BaseException) -> None:
+        self.failures += 1
+
+
+_UNKNOWN_OFFSET = -1
+
+
+def check_usable(ownership: Ownership) -> None:
+    """Raise Fenced for a snapshot with which nothing may be committed: a broker accepts generation -1 unchecked."""
+    if ownership.generation < 0 or not ownership.member_id:
+        raise Fenced(f"generation {ownership.generation} of member {ownership.member_id!r} is not a membership")
+
+
+def size_bytes(record: ProducerRecord) -> int:
+    """Return at most how many bytes *record* takes in a batch of its own."""
+    size = _RECORD_OVERHEAD_BYTES + len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
+    return size
+
+
+def _root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
+    """Return what made a transactional call fail. kafka-python often says no more than that the producer is in an
+    error state, while the records of the transaction carry the reason."""
+    if type(error) is not KafkaError:
+        return error
+    for future in sent:
+        try:
+            future.get(timeout=_ROOT_CAUSE_S)
+        except Exception as cause:  # noqa: BLE001  # It is what is looked for.
+            return cause
+    return error
+
+
+def _not_appended(cause: BaseException, ownership: Ownership) -> LogError:
+    if isinstance(cause, _GENERATION_REFUSED):
+        return Fenced(f"the group refuses generation {ownership.generation}: {cause}")
+    if isinstance(cause, _PRODUCER_FENCED):
+        return Fenced("a newer producer of this node's transactional id exists, or the transaction took too long")
+    if isinstance(cause, _TOO_LARGE):
+        return RecordTooLarge("the broker refuses a record for its size; compare the topic's max.message.bytes")
+    return LogUnavailable(f"Kafka took no record: {type(cause).__name__}: {cause}")
+
+
+def _close(producer: KafkaProducer) -> None:
+    try:
+        producer.close(timeout=1)
+    except Exception:  # noqa: BLE001  # Batches that are never answered: its thread must end all the same.
+        with contextlib.suppress(Exception):
+            producer._sender.force_close()

