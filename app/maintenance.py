@@ -14,6 +14,7 @@ from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable, PoisonRecord, StoreDamaged, StoreMismatch
 from streams.log.base import Log, LogReader, TopicInfo, TopicSpec
 from streams.records import Record, TopicPartition
+from streams.runtime.task import QUARANTINE_STORE
 from streams.stores.base import StoreFactory, StoreIdentity, TaskStore
 from streams.topology.graph import Topology
 
@@ -109,7 +110,7 @@ class Verifier:
         self, partition: int, identity: StoreIdentity, ends: Mapping[TopicPartition, int], done: int, total: int
     ) -> None:
         try:
-            store = self._stores.open(partition, self._topology.stores, identity)
+            store = self._stores.open(partition, (*self._topology.stores, QUARANTINE_STORE), identity)
         except (StoreDamaged, StoreMismatch) as error:
             self._report.add(partition, "", type(error).__name__, str(error))
             return

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from app.cli.main import build_parser
+from app.http.profiles import PROFILES_PATH
+from app.http.search import SEARCH_PATH
 from app.observability.metrics import CATALOGUE
 from app.settings import SETTINGS
 

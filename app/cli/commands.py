@@ -33,6 +33,8 @@ _HTTP_TIMEOUT_S = 10.0
 
 def run(config: AppConfig, _options: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
+    # The worker takes the lock for good. Looking first saves a second start the fork and the arbiter's own messages.
+    lock_state_dir(config).release()
     serve(config, lambda: create_app(config))
 
 
