@@ -34,7 +34,7 @@ def processes() -> dict[int, ProcessFigures]:
 
 
 def worker_of(root: int) -> int:
-    """Return the process that does the work below *root*: of it and its descendants the one that holds most memory."""
+    """Return the process that serves below *root*, the server's parent: of its descendants the one that holds most."""
     found = processes()
     family = {root}
     grown = True
@@ -42,7 +42,7 @@ def worker_of(root: int) -> int:
         children = {pid for pid, figures in found.items() if figures.parent in family} - family
         family |= children
         grown = bool(children)
-    return max(family & found.keys(), key=lambda pid: found[pid].rss_bytes)
+    return max((family - {root}) or {root}, key=lambda pid: found[pid].rss_bytes)
 
 
 def rss_mb(pid: int) -> float:
