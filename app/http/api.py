@@ -7,9 +7,9 @@ from typing import Any
 
 from falcon.asgi import App, Request, Response
 
-from app.http import errors, openapi
+from app.http import errors
 from app.http.context import REQUEST_ID, STARTED
-from app.http.docs import Docs, OpenApi, ProblemPage
+from app.http.docs import Docs, Documents, OpenApi, ProblemPage
 from app.http.entry import Entry
 from app.http.fastpath import FastPath
 from app.http.ops import Livez, MetricsPage, Quarantine, Readyz
@@ -19,6 +19,7 @@ from app.http.search import SEARCH_PATH, Search
 from streams.clock import Clock
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT", "QUERY")
+_COUNTED = frozenset((*_METHODS, "OPTIONS"))
 
 
 def create_api(*, service: Service, node: NodeView, clock: Clock, metrics: Metrics, request_timeout_s: float) -> Entry:
@@ -26,13 +27,13 @@ def create_api(*, service: Service, node: NodeView, clock: Clock, metrics: Metri
 
     *request_timeout_s*: when the answer to a request is due; a client can shorten it by `Request-Timeout`.
     """
-    document = openapi.build()
+    documents = Documents()
     resources: dict[str, Any] = {
         PROFILES_PATH: Profiles(service, clock),
         PROFILES_PATH + "/{uid}": Profile(service, clock),
         SEARCH_PATH: Search(service, clock),
-        "/api/openapi.json": OpenApi(document),
-        "/docs": Docs(document),
+        "/api/openapi.json": OpenApi(documents),
+        "/docs": Docs(documents),
         "/problems/{slug}": ProblemPage(),
         "/livez": Livez(node),
         "/readyz": Readyz(node),
@@ -68,7 +69,7 @@ class _Observer:
     async def process_response(self, req: Request, resp: Response, _resource: object, _is_good: bool) -> None:
         scope = req.scope
         resp.set_header("X-Request-Id", scope[REQUEST_ID])
-        method = req.method if req.method in _METHODS else "other"
+        method = req.method if req.method in _COUNTED else "other"
         self._observe(method, req.uri_template or "none", resp.status_code, self._monotonic() - scope[STARTED])
 
 

@@ -1,9 +1,10 @@
 """Documents that the service serves about itself: the OpenAPI document, a page to read it, and a page for each problem.
 
 The pages are whole in themselves (no script, nothing fetched from elsewhere) and are made once, from `openapi.build()`
-and the problems table; nothing is described here that is not described there.
+and the table of problems; nothing is described here that is not described there.
 """
 
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -29,16 +30,30 @@ _STYLE = (
 )
 
 
+class Documents:
+    """The OpenAPI document in both forms, made when somebody asks for it first: a start has better things to do."""
+
+    @cached_property
+    def as_json(self) -> bytes:
+        """The document."""
+        return orjson.dumps(openapi.build())
+
+    @cached_property
+    def as_html(self) -> bytes:
+        """The page."""
+        return _page("Profiles API", _render(openapi.build()))
+
+
 class OpenApi:
     """The OpenAPI document."""
 
-    def __init__(self, document: openapi.Document) -> None:
-        self._body = orjson.dumps(document)
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
 
     async def on_get(self, _req: Request, resp: Response) -> None:
         resp.content_type = MEDIA_JSON
         resp.set_header("Cache-Control", _CACHE)
-        resp.data = self._body
+        resp.data = self._documents.as_json
 
     on_head = on_get
 
@@ -46,11 +61,11 @@ class OpenApi:
 class Docs:
     """The OpenAPI document as a page for people."""
 
-    def __init__(self, document: openapi.Document) -> None:
-        self._body = _page("Profiles API", _render(document))
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
 
     async def on_get(self, _req: Request, resp: Response) -> None:
-        _answer_html(resp, self._body)
+        _answer_html(resp, self._documents.as_html)
 
     on_head = on_get
 

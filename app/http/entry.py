@@ -35,7 +35,7 @@ class Entry:
         self, *, api: AsgiApp, fast_path: FastPath, clock: Clock, metrics: Metrics, request_timeout_s: float
     ) -> None:
         """*api*: the falcon application, which answers all that is not plain."""
-        self._api = api
+        self.api = api
         self._fast = fast_path
         self._monotonic = clock.monotonic
         self._observe = metrics.observe_request
@@ -73,7 +73,7 @@ class Entry:
         scope[STARTED] = started
         scope[DUE] = started + self._timeout_s
         scope[RECEIVE] = receive
-        await self._api(scope, _without_body(receive), send)
+        await self.api(scope, _without_body(receive), send)
 
     def _request_id(self, headers: dict[bytes, bytes]) -> str:
         given = headers.get(b"x-request-id")
@@ -97,7 +97,7 @@ class Entry:
             await receive()
             await send({"type": "websocket.close"})
         else:
-            await self._api(scope, receive, send)
+            await self.api(scope, receive, send)
 
 
 def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:

@@ -120,6 +120,8 @@ def _is_local(req: Request) -> bool:
     if not client or any(req.get_header(name) is not None for name in _FORWARDED):
         return False
     try:
-        return ipaddress.ip_address(client[0]).is_loopback
+        address = ipaddress.ip_address(client[0])
     except ValueError:
         return False
+    # A socket that listens on `::` shows IPv4 clients as mapped addresses, which are no loopback by themselves.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

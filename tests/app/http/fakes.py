@@ -5,10 +5,14 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from falcon.asgi import App
+from falcon.inspect import inspect_routes
 
 from app.http.api import create_api
-from app.profiles.email import InvalidEmail, normalise
+from app.profiles.email import EmailPolicy, InvalidEmail, normalise
 from app.profiles.requests import ANY, IfMatch, ReadOptions
 from app.profiles.results import (
     EmailTaken,
@@ -22,7 +26,6 @@ from app.profiles.results import (
     Written,
 )
 from app.profiles.schema import Validator, email_error
-from app.profiles.email import EmailPolicy
 from streams.clock import Deadline, SystemClock
 from streams.records import TopicPartition
 
@@ -241,6 +244,7 @@ class Edge:
         self.service = FakeService()
         self.node = FakeNode()
         self.metrics = FakeMetrics()
+        self.events_left = 0  # of the last request's body, how many the application did not ask for
         self.api = create_api(
             service=self.service,
             node=self.node,
@@ -248,6 +252,11 @@ class Edge:
             metrics=self.metrics,
             request_timeout_s=10.0,
         )
+
+    @property
+    def templates(self) -> list[str]:
+        """The URI templates of all routes."""
+        return [route.path for route in inspect_routes(cast("App[Any, Any]", self.api.api))]
 
     def request(
         self,
@@ -282,8 +291,6 @@ class Edge:
         self, method: str, target: str, headers: list[tuple[bytes, bytes]], chunks: list[bytes], **scope: Any
     ) -> Answer:
         """Send exactly this, and check what an ASGI server would check of the answer."""
-        from urllib.parse import unquote_to_bytes
-
         path, _, query = target.partition("?")
         base = {
             "type": "http",
@@ -305,9 +312,12 @@ class Edge:
             for index, chunk in enumerate(chunks)
         ]
         sent: list[dict[str, Any]] = []
+        self.events_left = len(events)
 
         async def receive() -> dict[str, Any]:
-            return events.pop(0) if events else {"type": "http.disconnect"}
+            event = events.pop(0) if events else {"type": "http.disconnect"}
+            self.events_left = len(events)
+            return event
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
