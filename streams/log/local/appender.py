@@ -19,6 +19,7 @@ from enum import Enum
 
 from streams.clock import Clock
 from streams.errors import Fenced, LogDamaged, LogError, LogUnavailable, OutcomeUnknown
+from streams.log.local.commits import Commits
 from streams.log.local.database import META, Batch, Database
 from streams.log.local.format import Codec, offset_of, parse_cleaning, record_key
 from streams.log.local.partition import Partition
@@ -41,12 +42,14 @@ class Appender:
     def __init__(
         self,
         database: Database,
+        commits: Commits,
         codec: Codec,
         partitions: Mapping[TopicPartition, Partition],
         published: threading.Condition,
         clock: Clock,
     ) -> None:
         self._database = database
+        self._commits = commits
         self._codec = codec
         self._partitions = partitions
         self._published = published
@@ -146,6 +149,7 @@ class Appender:
     def _write(self, batch: Batch) -> None:
         # The worst is assumed first: an exception of any kind in between must not leave the state HEALTHY.
         self._state = _State.UNKNOWN
+        number = self._commits.number(batch)
         try:
             self._database.write(batch)
         except LogError as error:
@@ -156,6 +160,7 @@ class Appender:
         except LogError as error:
             self._latch(_State.UNKNOWN, error)
             raise OutcomeUnknown(f"the disk failed while syncing: {error}") from error
+        self._commits.acknowledge(number)
         self._state = _State.HEALTHY
 
     def _latch(self, state: _State, error: Exception) -> None:
@@ -178,6 +183,7 @@ class Appender:
         """Open the database anew and bring disk and memory together. Raises LogUnavailable: the state stays."""
         self._recover_at = self._clock.monotonic() + _RECOVERY_INTERVAL_S
         self._database.reopen()
+        self._commits.load(self._database)
         found = {partition: end_on_disk(self._database, partition) for partition in self._partitions.values()}
         for partition, end in found.items():
             if end < partition.end:
@@ -198,12 +204,14 @@ class Appender:
     def _remove_refused(self, found: Mapping[Partition, int]) -> None:
         """Delete what was reported as not appended, should a part of it have reached the disk."""
         batch = self._database.batch()
-        batch.put(META, b"probe", b"")  # shows that writing works before appends are let in
         for partition, end in found.items():
             for offset in range(partition.end, end):
                 batch.delete_record(record_key(partition.prefix, offset))
+        # Written also when there is nothing to delete: it shows that writing works before appends are let in.
+        number = self._commits.number(batch)
         self._database.write(batch)
         self._database.sync()
+        self._commits.acknowledge(number)
 
 
 class _Group:

@@ -14,6 +14,7 @@ from streams.lockfile import DirectoryLock
 from streams.log.base import COMPACT, Membership, TopicInfo, TopicSpec
 from streams.log.local.appender import Appender, end_on_disk
 from streams.log.local.cleaner import Cleaner, Work, policy_of
+from streams.log.local.commits import Commits
 from streams.log.local.database import META, Database
 from streams.log.local.format import FORMAT_VERSION, Codec, Topic, parse_cleaning, parse_topic, topic_row
 from streams.log.local.partition import Partition
@@ -46,6 +47,7 @@ class LocalLog:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._readers: set[LocalReader] = set()
         self._maximum_bytes: dict[str, int] = {}
+        self._is_closed = False
         with ExitStack() as undo:
             try:
                 _make_private(directory)
@@ -59,7 +61,12 @@ class LocalLog:
                 raise LogUnavailable(f"{directory}: {error.strerror}") from error
             self._database = Database(directory / "db")
             undo.callback(self._database.close)
-            self._appender = Appender(self._database, self._codec, self._partitions, self._published, clock)
+            self._commits = Commits(directory)
+            undo.callback(self._commits.close)
+            self._commits.load(self._database)
+            self._appender = Appender(
+                self._database, self._commits, self._codec, self._partitions, self._published, clock
+            )
             self._check_format()
             for _key, row in self._database.rows(META, _TOPIC_KEY, _TOPIC_KEY + b"\xff", 1_000_000):
                 self._add(parse_topic(row))
@@ -138,8 +145,12 @@ class LocalLog:
 
     def close(self) -> None:
         """Stop the cleaner, close the files, give up the lock. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._cleaner.stop()
         self._database.close()
+        self._commits.close()
         self._directory_lock.release()
 
     def _ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
