@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 import orjson
-from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.asgi.protocol import ASGIProtocol, _get_cached_date_header, _get_cached_status_line
 
 from app.server.limits import EdgeLimits, EdgeStats
 
@@ -103,7 +103,11 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
 
     def data_received(self, data: bytes) -> None:
         self._received_bytes += len(data)
-        super().data_received(data)
+        # gunicorn's method without what cannot occur here: HTTP/2, WebSocket, uWSGI. It runs for every request.
+        if self._feed_callback_parser(data) and not self._reading_paused:
+            receiver = self._body_receiver
+            if receiver is not None and receiver.buffered > _READ_AHEAD_BYTES:
+                self._pause_reading()
 
     def sweep(self, now: float) -> None:
         """Look at the connection's deadlines; *now* is the loop's time in seconds."""
@@ -185,7 +189,8 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
 
     def _on_message_complete(self) -> None:
         self._received_at_message_end = self._received_bytes
-        super()._on_message_complete()
+        if self._body_receiver is not None:
+            self._body_receiver.set_complete()
 
     def _arm_keepalive_timer(self) -> None:
         """The sweep looks at idle connections; a timer for each request would only cost time."""
@@ -195,8 +200,14 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
         return False
 
     def _send_response_start(self, status: int, headers: Any, request: Any, close: bool = False) -> None:
+        """Write the head without gunicorn's `Server` header: it names the product and helps nobody. Names and values
+        are bytes, as ASGI demands."""
         self._answered_request = self.req_count
-        super()._send_response_start(status, headers, request, close=close)
+        parts = [_get_cached_status_line(request.version, status), _get_cached_date_header()]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+        self._response_buffer = b"".join(parts)
 
     def _send_error_response(self, status: int, _message: str, _extra_headers: Any = ()) -> None:
         """gunicorn's message may quote the request, so it is dropped."""

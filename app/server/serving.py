@@ -81,7 +81,7 @@ def gunicorn_settings(config: AppConfig) -> dict[str, Any]:
 
 def announce(config: AppConfig) -> None:
     """Say where the node listens and what it stores where: one line in JSON, plain words otherwise."""
-    place = f"the embedded log in {config.state_dir}" if config.is_embedded else "Kafka"
+    place = f"the embedded log in {config.state_dir.resolve()}" if config.is_embedded else "Kafka"
     if config.log_format == "json":
         logger.info(
             "listening",

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import gunicorn.asgi.protocol
 from gunicorn.asgi.lifespan import LifespanManager
+from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
 from app.server.limits import EdgeLimits, EdgeStats
@@ -59,11 +59,9 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
     def init_process(self) -> None:
         _raise_open_file_limit(self.limits.max_connections)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        # The header names the product and helps nobody (RFC 9110 section 10.2.4 advises against details).
-        gunicorn.asgi.protocol._CACHED_SERVER_HEADER = b""
         # The result is kept on the class that asks and read from the base class, so the base class has to ask. Without
         # this a subclass would not find the C parser.
-        gunicorn.asgi.protocol.ASGIProtocol._check_h1c_protocol_available()
+        ASGIProtocol._check_h1c_protocol_available()
         super().init_process()
 
     def load_wsgi(self) -> None:
