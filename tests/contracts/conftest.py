@@ -12,10 +12,11 @@ from typing import Protocol
 import pytest
 from kafka import KafkaAdminClient
 
-from streams.clock import SystemClock
+from streams.clock import Deadline, SystemClock
 from streams.log.base import Log
 from streams.log.kafka import KafkaLog, KafkaSettings
 from streams.log.local import LocalLog
+from streams.records import TopicPartition
 from tests.kafka.conftest import kafka_broker
 
 __all__ = ["kafka_broker"]
@@ -57,6 +58,17 @@ class LocalHarness:
         shutil.rmtree(self._directory)
 
 
+class SettledKafkaLog(KafkaLog):
+    """Kafka decides a commit before it writes the markers that make it visible, some milliseconds later. A node waits
+    for that by reading its records back; these tests do it here."""
+
+    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        while True:
+            ends = super().end_offsets(partitions, deadline)
+            if ends == self._topics.high_watermarks(partitions, deadline):
+                return ends
+
+
 class KafkaHarness:
     def __init__(self, bootstrap_servers: str, directory: Path) -> None:
         self.prefix = f"t{uuid.uuid4().hex[:10]}-"
@@ -71,7 +83,7 @@ class KafkaHarness:
             node_id="a",
             session_timeout_ms=6000,
         )
-        self._log = KafkaLog(settings, state_dir=self._directory)
+        self._log = SettledKafkaLog(settings, state_dir=self._directory)
         return self._log
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
-from kafka.errors import KafkaError, RetriableError
+from kafka.errors import KafkaError, RetriableError, StaleMetadata
 
 from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable
@@ -18,6 +18,8 @@ from streams.records import TopicPartition
 
 T = TypeVar("T")
 
+_LOOK_AGAIN_S = 0.01
+
 
 class Offsets:
     """Asks the brokers; keeps nothing. Any thread; each call is bounded by its deadline."""
@@ -26,6 +28,7 @@ class Offsets:
         """Connects with the first call."""
         self._settings = settings
         self._clock = clock
+        self._pause = threading.Event()
         self._lock = threading.Lock()
         self._consumer: KafkaConsumer | None = None
 
@@ -62,7 +65,9 @@ class Offsets:
             except RetriableError as error:
                 if deadline.has_passed(self._clock):
                     raise LogUnavailable(f"gave up waiting for Kafka to {what}") from error
-                self._drop()
+                if not isinstance(error, StaleMetadata):
+                    self._drop()
+                self._pause.wait(_LOOK_AGAIN_S)
             except KafkaError as error:
                 self._drop()
                 raise LogUnavailable(f"Kafka refuses to {what}: {error}") from error
@@ -89,5 +94,10 @@ def _committed(partition: KafkaTopicPartition, consumer: KafkaConsumer, timeout_
 
 
 def _ends(partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int) -> dict[Any, int]:
-    ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=timeout_ms)
+    try:
+        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=timeout_ms)
+    except KeyError as error:
+        # kafka-python leaves out partitions whose leader it does not know yet when it knows those of others, and then
+        # misses them; it has asked for their metadata meanwhile.
+        raise StaleMetadata from error
     return ends

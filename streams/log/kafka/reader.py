@@ -248,7 +248,7 @@ class _Fetcher:
         if standing:
             try:
                 ends = consumer.end_offsets([KafkaTopicPartition(*one) for one in standing], timeout_ms=1_000)
-            except KafkaError:
+            except (KafkaError, KeyError):  # KeyError: some leader is not known (see `offsets.py`).
                 return  # No broker answers, so nothing can have progressed.
             for partition in standing:  # A record may have come this very moment: look again before it is called stuck.
                 self._ends[partition] = ends[KafkaTopicPartition(*partition)]

@@ -186,11 +186,15 @@ def _check(spec: TopicSpec, info: TopicInfo) -> None:
             f"topic {info.name} has {info.partitions} partitions, and the settings demand {spec.partitions}: "
             f"with another count keys would move; drop the setting, or copy the data into a new topic"
         )
-    policy = info.config.get("cleanup.policy", "")
-    if COMPACT not in policy.split(","):
-        wanted = spec.config.get("cleanup.policy", COMPACT)
+    wanted, policy = spec.config.get("cleanup.policy", COMPACT), info.config.get("cleanup.policy", "")
+    # A topic that is not compacted is cut off by age; so is one that is compacted *and* deleted.
+    if (COMPACT in _words(wanted) and COMPACT not in _words(policy)) or _words(policy) - _words(wanted) - {COMPACT}:
         raise TopicMismatch(
             f"topic {info.name} has cleanup.policy={policy}, under which Kafka deletes data that is still needed; run: "
             f"kafka-configs.sh --alter --entity-type topics --entity-name {info.name} "
             f"--add-config cleanup.policy=[{wanted}]"
         )
+
+
+def _words(policy: str) -> set[str]:
+    return set(policy.replace(" ", "").split(","))
