@@ -76,7 +76,7 @@ class Create:
         row = view.get(PROFILE_STORE, self.domain.partition_of(uid), uid)
         if row is not None:
             return Decision((), Done(model.from_row(row).stored, is_created=True))
-        refusal = Claims(self.domain, view, self.partitions).obstacle(self.content.address.key, uid)
+        refusal = Claims(self.domain, view, self.partitions).obstacle(self.content.address.key)
         if refusal is not None:
             return Decision((), refusal)
         profile = model.created(self.uid, self.content, self.event.time)
@@ -143,7 +143,7 @@ class Update:
             return Decision((), claim)
         records = [self._profile(after)]
         if claim is None or claim.uid != uid:
-            obstacle = claims.obstacle(key, uid)
+            obstacle = claims.obstacle(key)
             if isinstance(obstacle, Moved):
                 return Decision((), obstacle)
             if obstacle is None:
@@ -154,7 +154,7 @@ class Update:
         """Claim the new e-mail, write the profile (the commit point), release the old e-mail."""
         uid = after.uid.encode()
         claims = Claims(self.domain, view, self.partitions)
-        obstacle = claims.obstacle(after.address.key, uid)
+        obstacle = claims.obstacle(after.address.key)
         if obstacle is not None:
             return Decision((), obstacle)
         release = claims.release(self.event, before.address.key, uid, after.version)
@@ -235,16 +235,14 @@ class Claims:
         row = self._view.get(SEARCH_STORE, partition, email_key)
         return None if row is None else claim_of(row)
 
-    def obstacle(self, email_key: bytes, uid: bytes) -> EmailTaken | Moved | None:
-        """Return what keeps the profile *uid* from claiming the e-mail, None if nothing does.
+    def obstacle(self, email_key: bytes) -> EmailTaken | Moved | None:
+        """Return what keeps a profile that does not carry the e-mail from claiming it, None if nothing does.
 
         A claim proves nothing by itself: it holds exactly while the profile that it names carries the e-mail.
         """
         claim = self.find(email_key)
         if claim is None or isinstance(claim, Moved):
             return claim
-        if claim.uid == uid:
-            return None
         partition = self._domain.partition_of(claim.uid)
         if partition not in self._partitions:
             return Moved((*self._partitions, partition))

@@ -64,7 +64,7 @@ class IdempotentCreate:
             if self.now_ms - found["at"] < self.ttl_ms:
                 return Decision((), self._repeat(view, found["uid"], found["fingerprint"]))
         uid = self.uid.encode()
-        obstacle = Claims(self.domain, view, self.partitions).obstacle(self.content.address.key, uid)
+        obstacle = Claims(self.domain, view, self.partitions).obstacle(self.content.address.key)
         if obstacle is not None:
             return Decision((), obstacle)
         profile = model.created(self.uid, self.content, self.event.time)

@@ -16,7 +16,7 @@ from app.profiles.events import Event, Records
 from app.profiles.idempotency import IdempotentCreate, fingerprint_of, request_key
 from app.profiles.model import Change, timestamp
 from app.profiles.ports import Node, ProfileSettings, Reader, Table
-from app.profiles.requests import STRICT, TRACEPARENT, IfMatch, ReadOptions
+from app.profiles.requests import PLAIN, STRICT, TRACEPARENT, IfMatch, ReadOptions
 from app.profiles.results import (
     BadCursor,
     IdempotencyInProgress,
@@ -76,6 +76,7 @@ class _Proof(NamedTuple):
 
 
 _BARRIER = _Proof(is_strict=True)
+_LEASED = _Proof()
 
 
 class ProfileService:
@@ -345,6 +346,8 @@ class ProfileService:
 
     async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> _Proof:
         """Wait for what *options* ask for, as far as it concerns *partitions*. Raises BadCursor, Unavailable."""
+        if options == PLAIN:
+            return _LEASED
         is_positioned = False
         if options.position is not None:
             positions = self._tokens.positions(options.position)

@@ -246,6 +246,16 @@ def test_email_that_changes_meanwhile_is_tried_again(world: World) -> None:
     assert world.state.claim(there.encode()) is None
 
 
+def test_undisturbed_change_needs_one_round(world: World) -> None:
+    """The old e-mail's partition is foreseen, so that no command has to be decided twice."""
+    uids = [uid_of(create(world, f"bob{number}@mail.com")) for number in range(8)]
+    world.table.commands.clear()
+    for number, uid in enumerate(uids):
+        run(world.service.patch(uid, {"email": f"eve{number}@mail.com"}, if_match=None, deadline=world.deadline))
+        run(world.service.delete(uid, if_match=None, deadline=world.deadline))
+    assert len(world.table.commands) == 2 * len(uids)
+
+
 def test_trace_context_travels_with_the_event(world: World) -> None:
     """The request's traceparent is a header of each of its records."""
     token = TRACEPARENT.set(b"00-abc-01")
