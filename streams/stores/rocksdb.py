@@ -243,7 +243,7 @@ class RocksTaskStore:
         return total
 
     def close(self) -> None:
-        """Flush what no WAL holds, and close. Idempotent; also when the disk refuses. The writing thread only.
+        """Flush and close. Idempotent; also when the disk refuses. The writing thread only.
 
         Reads of other threads fail from now on; it waits for those in progress, which end at their next row.
         """
@@ -252,11 +252,10 @@ class RocksTaskStore:
                 return
             self._is_closed = True
             self._calls_changed.wait_for(lambda: self._calls == 0)
-        if self._has_unlogged:
-            with contextlib.suppress(Exception):  # the rows are in the log; a reopened store is at an older position
-                self._flush()
+        with contextlib.suppress(Exception):  # the rows are in the log; a reopened store is at an older position
+            self._flush()
         # Each object that knows the database holds its LOCK: families until closed, handles until they are forgotten
-        # (batches share this very dict). The stores first: closing flushes, and the positions must not come first.
+        # (batches share this very dict).
         self._handles.clear()
         for database in (*self._families.values(), self._database):
             with contextlib.suppress(Exception):
@@ -293,11 +292,16 @@ class RocksTaskStore:
         self._commits = commits
 
     def _flush(self) -> None:
-        """Bring all memtables to files. A flush that is asked for takes one column family, even with `atomic_flush`:
-        so rows come first, and the positions, in the default family, last."""
-        for family in self._families.values():
-            family.flush()
-        self._database.flush()
+        """Bring the memtables of all column families to files, in one step.
+
+        A flush by that name takes one column family, even with `atomic_flush`. But compacting a range that is in a
+        memtable flushes first, and all of them together (DBImpl::CompactRange); the metadata is always in it. It
+        reports no error, so flushes by name follow: they do nothing, or raise. Rows come first, and the positions, in
+        the default family, last: should anything be left, the rows are ahead of the position and not behind.
+        """
+        self._database.compact_range(_STATE, _STATE)
+        for database in (*self._families.values(), self._database):
+            database.flush()
         self._has_unlogged = False
 
     def _call(self, function: Callable[[], _T]) -> _T:

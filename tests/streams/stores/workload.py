@@ -19,7 +19,6 @@ TOPIC = "people"
 STORES = ("rows", "index")
 IDENTITY = StoreIdentity({TOPIC: "topic-1"}, 8, 1)
 KEYS = [b"key-%03d" % number for number in range(300)]
-LARGEST_BATCH = 400
 
 Rows = dict[str, dict[bytes, bytes]]
 
@@ -32,10 +31,10 @@ def change(offset: int) -> tuple[bytes, bytes | None]:
     return key, None if digest[2] < 50 else b"%d:" % offset + digest * (digest[3] // 4)
 
 
-def fold(position: int, start: int = 0, rows: Rows | None = None) -> Rows:
-    """Return what the stores must hold at *position*: each value, and in the index the key by its digest."""
-    rows = {name: {} for name in STORES} if rows is None else rows
-    for offset in range(start, position):
+def fold(position: int) -> Rows:
+    """Return what the stores must hold at *position*: each key's value, and in the index its offset."""
+    rows: Rows = {name: {} for name in STORES}
+    for offset in range(position):
         key, value = change(offset)
         if value is None:
             rows["rows"].pop(key, None)
@@ -83,7 +82,7 @@ def write_until_killed(state_dir: Path, mode: str, seed: int) -> None:
     print("opened", position_of(store), flush=True)
     for number in itertools.count():
         is_restoring = mode == "restoring" or (mode == "mixed" and number // 10 % 2 == 0)
-        apply(store, position_of(store) + chance.choice((1, 3, 40, LARGEST_BATCH)), is_restoring=is_restoring)
+        apply(store, position_of(store) + chance.choice((1, 3, 40, 400)), is_restoring=is_restoring)
         print("restored" if is_restoring else "committed", position_of(store), flush=True)
 
 
