@@ -63,7 +63,7 @@ def _record(arguments: argparse.Namespace, tool: str, directory: Path) -> tuple[
             "--output",
             str(output),
         ]
-        command.append("--idle" if arguments.idle else "--gil")
+        command += ["--nonblocking", "--idle" if arguments.idle else "--gil"]
         recorder = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             result = load.run(
