@@ -15,8 +15,32 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 #: The id of the request that the current task or thread works on. The HTTP edge sets it; every line carries it.
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_REPEAT_S = 60.0
+_KEY_LENGTH = 20  # of a message that kafka-python has formatted already, with times and addresses in its tail
+_MAX_KEYS = 200
 # kafka-python reports every reconnect at INFO; gunicorn narrates its own start. Both matter when something is wrong.
 _CHATTY = ("kafka", "gunicorn.error", "gunicorn.access", "asyncio")
+
+
+class _Seldom(logging.Filter):
+    """Lets the same message of kafka-python pass once in a while: it repeats four of them each second while a broker
+    is away, and the state changes that matter are logged by us."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_at: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record is new, or its like has not passed for a minute."""
+        if not record.name.startswith("kafka") or record.levelno < logging.WARNING:
+            return True
+        key = record.name, str(record.msg)[:_KEY_LENGTH]
+        if record.created - self._passed_at.get(key, float("-inf")) < _REPEAT_S:
+            return False
+        if len(self._passed_at) >= _MAX_KEYS:
+            self._passed_at.clear()
+        self._passed_at[key] = record.created
+        return True
 
 
 def configure(*, log_format: str, log_level: str) -> None:
@@ -38,7 +62,14 @@ def configure(*, log_format: str, log_level: str) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"line": formatter},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "filters": {"seldom": {"()": _Seldom}},
+            "handlers": {
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": "line",
+                    "filters": [] if is_debug else ["seldom"],
+                }
+            },
             "root": {"level": level, "handlers": ["stderr"]},
             "loggers": {name: {"level": level if is_debug else "WARNING"} for name in _CHATTY},
         }

@@ -85,6 +85,13 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         if self._wake is not None:
             self._wake.set()
 
+    def run(self) -> None:
+        super().run()
+        # Everything is closed or has had its time. A thread that still waits for a log that is away must not hold the
+        # process any longer, and the interpreter would join it.
+        logging.shutdown()
+        os._exit(0)
+
     # Admission, called by the connections.
 
     def admit(self, protocol: EdgeProtocol) -> bool:

@@ -51,6 +51,17 @@ def test_a_console_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\x1b" not in out
 
 
+def test_a_broker_that_is_away_does_not_flood_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same complaint of kafka-python passes once a minute; ours always do."""
+    logs.configure(log_format="json", log_level="info")
+    for number in range(20):
+        logging.getLogger("kafka.net").error("Connection failed: after %s", number)
+        logging.getLogger("streams.log").error("the log is away")
+    lines = capsys.readouterr().err
+    assert lines.count("Connection failed") == 1
+    assert lines.count("the log is away") == 20
+
+
 def test_libraries_are_quiet_unless_debugging(capsys: pytest.CaptureFixture[str]) -> None:
     """kafka-python tells every reconnect at INFO."""
     logs.configure(log_format="json", log_level="info")
