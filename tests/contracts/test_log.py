@@ -1,5 +1,6 @@
 """What every log promises: the invariants and docstrings of `streams.log.base`, over all back ends."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -381,7 +382,9 @@ def test_a_topic_of_another_shape_is_refused(log_factory: LogHarness) -> None:
     """Another partition count than demanded, or a topic that deletes instead of compacting."""
     log = log_factory.open()
     counted, deleted = log_factory.prefix + "counted", log_factory.prefix + "deleted"
-    log.ensure_topics([TopicSpec(counted, COMPACTED, 2), TopicSpec(deleted, {"cleanup.policy": "delete"}, 1)], soon())
+    log.ensure_topics([TopicSpec(counted, COMPACTED, 2)], soon())
+    with contextlib.suppress(TopicMismatch):  # a log may refuse it at once, but makes it
+        log.ensure_topics([TopicSpec(deleted, {"cleanup.policy": "delete"}, 1)], soon())
     with pytest.raises(TopicMismatch, match=counted):
         log.ensure_topics([TopicSpec(counted, COMPACTED, 3)], soon())
     with pytest.raises(TopicMismatch, match=deleted):

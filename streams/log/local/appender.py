@@ -112,7 +112,7 @@ class Appender:
         appended: dict[Partition, tuple[list[Record], list[bytes]]] = {}
         try:
             self._check_state()
-            batch = self._database.batch()
+            batch = Batch()
             for group in groups:
                 if group.writer is self._writer:
                     self._add(group, batch, appended)
@@ -203,7 +203,7 @@ class Appender:
 
     def _remove_refused(self, found: Mapping[Partition, int]) -> None:
         """Delete what was reported as not appended, should a part of it have reached the disk."""
-        batch = self._database.batch()
+        batch = Batch()
         for partition, end in found.items():
             for offset in range(partition.end, end):
                 batch.delete_record(record_key(partition.prefix, offset))

@@ -185,7 +185,7 @@ class Cleaner:
             last[record.key] = record
         if cleaned == cleaning.cleaned:
             return False, 0
-        batch = self._database.batch()
+        batch = Batch()
         live = cleaning.live
         for key, record in last.items():
             key_row = partition.prefix + _KEY + key
@@ -209,7 +209,7 @@ class Cleaner:
         cleaning = self._cleaning(partition)
         lower, upper = partition.prefix + _TOMBSTONE, partition.prefix + _AFTER_TOMBSTONES
         oldest_ms = self._clock.time_ms() - work.policy.delete_retention_ms
-        batch = self._database.batch()
+        batch = Batch()
         seen = removed = 0
         for mark, row in self._database.rows(KEYS, lower, upper, _STEP_RECORDS):
             if int.from_bytes(row[:8], "big") > oldest_ms:
@@ -230,7 +230,7 @@ class Cleaner:
         partition = work.partition
         cleaning = self._cleaning(partition)
         oldest_ms = self._clock.time_ms() - work.policy.retention_ms
-        batch = self._database.batch()
+        batch = Batch()
         live, start, removed = cleaning.live, cleaning.start, 0
         oldest = self._read(partition, start, 1)
         if not oldest or oldest[0].timestamp_ms >= oldest_ms:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ KEYS = "keys"
 #: ends with the system's own text for the error number.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
 _STALL_LIMIT_S = 5.0
+_STALL_PAUSE_S = 0.002
 #: Asked for before a database that refused a write is opened again: opening it writes a memtable's worth.
 _PROBE_BYTES = 8 << 20
 _CACHE_BYTES = 8 << 20
@@ -65,22 +66,24 @@ class Database:
         self._records: Any = None
         self._open()
 
-    def batch(self) -> "Batch":
-        """Return an empty batch."""
-        return Batch(self._handles)
-
     def write(self, batch: "Batch") -> None:
         """Write *batch*; it is not durable before `sync`. Raises when nothing of it is in the database now."""
         give_up_at = time.monotonic() + _STALL_LIMIT_S
-        is_written = False
-        while not is_written:
-            try:
-                self._records.write(batch.raw, self._writing)
-                is_written = True
-            except Exception as error:
-                if "Write stall" not in str(error) or time.monotonic() > give_up_at:
-                    raise self._translated(error) from error
-                time.sleep(0.002)
+        while not self._is_written(batch):
+            if time.monotonic() > give_up_at:
+                raise LogUnavailable(f"{self._directory}: writing stalled for {_STALL_LIMIT_S:.0f} s")
+            time.sleep(_STALL_PAUSE_S)
+
+    def _is_written(self, batch: "Batch") -> bool:
+        """Write *batch*; False: RocksDB is behind with its own work, so nothing was written, and later it may be."""
+        try:
+            # Made anew for each attempt: a batch is used up by a write that failed as well.
+            self._records.write(batch.raw(self._handles), self._writing)
+        except Exception as error:
+            if "Write stall" in str(error):
+                return False
+            raise self._translated(error) from error
+        return True
 
     def sync(self) -> None:
         """Make all that was written durable (fdatasync; without the GIL). After an error that is not known."""
@@ -177,7 +180,9 @@ class Database:
         for database in (*self._families.values(), self._records):
             with contextlib.suppress(Exception):
                 database.close()
-        self._families, self._handles, self._records = {}, {}, None
+        self._families.clear()
+        self._handles.clear()  # they hold the database as well
+        self._records = None
 
     def _call(self, function: Callable[[], _T]) -> _T:
         with self._use:
@@ -238,21 +243,39 @@ class Database:
 
 
 class Batch:
-    """Changes that are written together; a thin cover of RocksDB's own batch."""
+    """Changes that are written together, in any order. One thread."""
 
-    __slots__ = ("_handles", "delete_record", "put_record", "raw")
+    __slots__ = ("_changes", "_deleted", "_records", "delete_record")
 
-    def __init__(self, handles: dict[str, Any]) -> None:
-        self.raw = WriteBatch(raw_mode=True)
-        self._handles = handles
-        self.put_record: Callable[[bytes, bytes], None] = self.raw.put
-        self.delete_record: Callable[[bytes], None] = self.raw.delete
+    def __init__(self) -> None:
+        self._records: list[tuple[bytes, bytes]] = []
+        self._deleted: list[bytes] = []
+        self._changes: list[tuple[str, bytes, bytes | None]] = []
+        self.delete_record = self._deleted.append
+
+    def put_record(self, key: bytes, row: bytes) -> None:
+        self._records.append((key, row))
 
     def put(self, family: str, key: bytes, value: bytes) -> None:
-        self.raw.put(key, value, self._handles[family])
+        self._changes.append((family, key, value))
 
     def delete(self, family: str, key: bytes) -> None:
-        self.raw.delete(key, self._handles[family])
+        self._changes.append((family, key, None))
+
+    def raw(self, handles: Mapping[str, Any]) -> WriteBatch:
+        """Return the changes as RocksDB takes them, once."""
+        raw = WriteBatch(raw_mode=True)
+        put, delete = raw.put, raw.delete
+        for key, row in self._records:
+            put(key, row)
+        for key in self._deleted:
+            delete(key)
+        for family, key, value in self._changes:
+            if value is None:
+                delete(key, handles[family])
+            else:
+                put(key, value, handles[family])
+        return raw
 
 
 #: Small: a write into a small memtable is faster, and less has to be read again at start.

@@ -15,7 +15,7 @@ from streams.log.base import COMPACT, Membership, TopicInfo, TopicSpec
 from streams.log.local.appender import Appender, end_on_disk
 from streams.log.local.cleaner import Cleaner, Work, policy_of
 from streams.log.local.commits import Commits
-from streams.log.local.database import META, Database
+from streams.log.local.database import META, Batch, Database
 from streams.log.local.format import FORMAT_VERSION, Codec, Topic, parse_cleaning, parse_topic, topic_row
 from streams.log.local.partition import Partition
 from streams.log.local.reader import LocalReader
@@ -176,7 +176,7 @@ class LocalLog:
     def _check_format(self) -> None:
         found = self._database.get(META, _FORMAT_KEY)
         if found is None:
-            batch = self._database.batch()
+            batch = Batch()
             batch.put(META, _FORMAT_KEY, b"%d" % FORMAT_VERSION)
             self._appender.commit(batch)
         elif found != b"%d" % FORMAT_VERSION:
@@ -185,7 +185,7 @@ class LocalLog:
             )
 
     def _save(self, topic: Topic) -> None:
-        batch = self._database.batch()
+        batch = Batch()
         batch.put(META, _TOPIC_KEY + topic.name.encode(), topic_row(topic))
         self._appender.commit(batch)
         self._add(topic)
