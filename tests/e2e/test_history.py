@@ -20,8 +20,8 @@ def test_an_acknowledged_write_is_seen_by_every_later_read(
 
     async def scenario() -> None:
         load = Load([service.address], seed=seed, clients=32, emails=20)
-        await load.run_for(4.0)
-        verdict = await judge(service, load, least_acknowledged=300)
+        await load.run_until(600)
+        verdict = await judge(service, load, least_acknowledged=600)
         print(load.summary())
         verdict.assert_clean(f"CHAOS_SEED={seed}")
         assert not load.count(Outcome.UNKNOWN, Outcome.NOT_WRITTEN, Outcome.UNSERVED), load.summary()

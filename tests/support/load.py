@@ -61,10 +61,12 @@ class Load:
         self._is_stopping.set()
         await asyncio.gather(*self._tasks)
 
-    async def run_for(self, seconds: float) -> None:
-        """Start, run and stop."""
+    async def run_until(self, acknowledged: int, *, timeout_s: float = 60.0) -> None:
+        """Start, run until so many writes were acknowledged (or the time is over), and stop."""
         self.start()
-        await asyncio.sleep(seconds)
+        end = time.monotonic() + timeout_s
+        while self.count(Outcome.OK, is_write=True) < acknowledged and time.monotonic() < end:
+            await asyncio.sleep(0.05)
         await self.stop()
 
     def count(self, *outcomes: Outcome, is_write: bool | None = None) -> int:
