@@ -7,7 +7,7 @@ import argparse
 import http.client
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +24,7 @@ from app.server.serving import serve
 from streams.clock import Deadline, SystemClock
 from streams.errors import StoreLocked, StreamsError
 from streams.lockfile import DirectoryLock
-from streams.log.base import Log, TopicInfo
+from streams.log.base import Log, TopicInfo, TopicSpec
 from streams.runtime.task import QUARANTINE_STORE
 
 _LOG_TIMEOUT_S = 30.0
@@ -52,9 +52,10 @@ def show_config(config: AppConfig, options: argparse.Namespace) -> int:
 
 def create_topics(config: AppConfig, options: argparse.Namespace) -> int:
     """Create what is missing; print the topics."""
+    specs = topics_of(config)
     with _opened_log(config) as log:
-        infos = log.ensure_topics(topics_of(config), Deadline.after(_LOG_TIMEOUT_S, SystemClock()))
-    return _report_topics(infos, [], is_json=options.json)
+        infos = log.ensure_topics(specs, Deadline.after(_LOG_TIMEOUT_S, SystemClock()))
+    return _report_topics(specs, infos, [], is_json=options.json)
 
 
 def check_topics(config: AppConfig, options: argparse.Namespace) -> int:
@@ -62,7 +63,7 @@ def check_topics(config: AppConfig, options: argparse.Namespace) -> int:
     specs = topics_of(config)
     with _opened_log(config) as log:
         infos = _topics(log, config)
-    return _report_topics(infos, maintenance.topic_faults(specs, infos), is_json=options.json)
+    return _report_topics(specs, infos, maintenance.topic_faults(specs, infos), is_json=options.json)
 
 
 def verify(config: AppConfig, options: argparse.Namespace) -> int:
@@ -180,12 +181,17 @@ def _topics(log: Log, config: AppConfig) -> dict[str, TopicInfo]:
     return log.describe_topics(names, Deadline.after(_LOG_TIMEOUT_S, SystemClock()))
 
 
-def _report_topics(infos: Mapping[str, TopicInfo], faults: list[str], *, is_json: bool) -> int:
+def _report_topics(
+    specs: Sequence[TopicSpec], infos: Mapping[str, TopicInfo], faults: list[str], *, is_json: bool
+) -> int:
+    """Print the topics with the settings that matter here: Kafka has thirty more."""
     if is_json:
         _print_json({"topics": [asdict(info) for info in infos.values()], "faults": faults})
     else:
-        for info in infos.values():
-            settings = ", ".join(f"{name}={value}" for name, value in sorted(info.config.items()))
+        for spec in specs:
+            if (info := infos.get(spec.name)) is None:
+                continue
+            settings = ", ".join(f"{name}={info.config.get(name, '?')}" for name in sorted(spec.config))
             print(f"{info.name}: {info.partitions} partitions; {settings}")
         for fault in faults:
             print(f"wrong: {fault}")
