@@ -67,7 +67,7 @@ def test_a_port_in_use_ends_the_start(new_service: NewService) -> None:
 def test_an_orderly_stop_loses_nothing(
     new_service: NewService, log_environment: Mapping[str, str], to_group: bool
 ) -> None:
-    """SIGTERM under load: exit 0 within 10 s, every request that was accepted is answered, nothing acknowledged is lost."""
+    """SIGTERM under load: exit 0 within 10 s, what was begun is answered, and nothing acknowledged is lost."""
     service = new_service(**log_environment).start()
     seed = seed_of_run()
 
