@@ -95,7 +95,7 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
     names = TopicNames.prefixed(config.topic_prefix)
     fatal: list[Assembly] = []
     node = StreamsNode(
-        topology=build(names),
+        topology=topology_of(config),
         topics=topics_of(config),
         log=log,
         stores=open_stores(config, clock),
@@ -184,7 +184,7 @@ def topics_of(config: AppConfig) -> list[TopicSpec]:
 
 def topology_of(config: AppConfig) -> Topology:
     """Return the profile topology over the topics of *config*."""
-    return build(TopicNames.prefixed(config.topic_prefix))
+    return build(TopicNames.prefixed(config.topic_prefix), idempotency_ttl_ms=config.idempotency_ttl_ms)
 
 
 def _secret(config: AppConfig) -> bytes:

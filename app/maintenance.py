@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from app.profiles.rows import claim_of, email_key_of
-from app.profiles.topics import PROFILE_STORE, REQUEST_STORE, SEARCH_STORE
+from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
 from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable, PoisonRecord, StoreDamaged, StoreMismatch
 from streams.log.base import Log, LogReader, TopicInfo, TopicSpec
 from streams.records import Record, TopicPartition
 from streams.runtime.task import QUARANTINE_STORE
 from streams.stores.base import StoreFactory, StoreIdentity, TaskStore
-from streams.topology.graph import Topology
+from streams.topology.graph import Table, Topology
 
 #: Told (records done, records in all); called about once for each poll of the log.
 Progress = Callable[[int, int], None]
@@ -80,6 +80,7 @@ class Verifier:
         self._clock = clock
         self._progress = progress
         self._report = Report()
+        self._now_ms = clock.time_ms()
         # Digests of (e-mail, uid) as profiles carry them and as claims claim them, and of e-mails alone.
         self._held: dict[int, tuple[int, str]] = {}
         self._claimed: set[int] = set()
@@ -122,7 +123,7 @@ class Verifier:
                     self._report.add(partition, topic, "beyond-the-log", f"{position} > {ends[place]}")
                     continue
                 rows, later = self._fold(place, position, ends[place], done, total)
-                self._compare(partition, store, self._topology.table_of(topic).store, rows, later)
+                self._compare(partition, store, self._topology.table_of(topic), rows, later)
                 done += ends[place]
         except StoreDamaged as error:
             self._report.add(partition, "", "StoreDamaged", str(error))
@@ -134,7 +135,8 @@ class Verifier:
     ) -> tuple[dict[bytes, bytes], set[bytes]]:
         """Return the digest of each row after *position*, and the keys that change between there and *end*: the log
         may have forgotten what they were before."""
-        materialise = self._topology.table_of(place.topic).materialise
+        table = self._topology.table_of(place.topic)
+        materialise = table.materialise
         rows: dict[bytes, bytes] = {}
         later: set[bytes] = set()
         for next_offset, records in self._read(place, end):
@@ -147,7 +149,7 @@ class Verifier:
                     continue
                 if record.offset >= position:
                     later.add(key)
-                elif row is None:
+                elif row is None or self._is_expired(table, row):
                     rows.pop(key, None)
                 else:
                     rows[key] = _digest(row)
@@ -171,21 +173,28 @@ class Verifier:
             reader.close()
 
     def _compare(
-        self, partition: int, store: TaskStore, name: str, expected: dict[bytes, bytes], later: set[bytes]
+        self, partition: int, store: TaskStore, table: Table, expected: dict[bytes, bytes], later: set[bytes]
     ) -> None:
+        name = table.store
         for key, row in _rows(store, name):
             self._report.rows += 1
+            if self._is_expired(table, row):
+                continue
             self._note(partition, name, key, row)
             digest = expected.pop(key, None)
             if key in later or digest == _digest(row):
                 continue
             if digest is not None:
                 self._report.add(partition, name, "row-differs", _label(name, key, row))
-            elif name != REQUEST_STORE:  # the log forgets requests after their time; the store may lag behind that
+            else:
                 self._report.add(partition, name, "row-not-in-log", _label(name, key, row))
         for key in expected:
             if key not in later:
                 self._report.add(partition, name, "row-missing", _label(name, key, None))
+
+    def _is_expired(self, table: Table, row: bytes) -> bool:
+        """Say whether log and store may each have forgotten *row* already."""
+        return table.expires_at_ms is not None and table.expires_at_ms(row) <= self._now_ms
 
     def _note(self, partition: int, name: str, key: bytes, row: bytes) -> None:
         """Remember who carries and who claims which e-mail, for the comparison of all partitions."""

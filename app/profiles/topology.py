@@ -35,12 +35,25 @@ _claim_members = itemgetter("uid", "version", "op")
 _request_members = itemgetter("fingerprint", "uid", "status", "at")
 
 
-def build(topics: TopicNames) -> Topology:
-    """Return the topology over *topics*. The first, `profiles`, carries the group's offset commits."""
+def build(topics: TopicNames, *, idempotency_ttl_ms: int = 24 * 3600 * 1000) -> Topology:
+    """Return the topology over *topics*. The first, `profiles`, carries the group's offset commits.
+
+    *idempotency_ttl_ms*: how long a create is remembered; the row goes when nobody can ask for it any more.
+    """
+
+    def expires_at_ms(row: bytes) -> int:
+        at_ms: int = loads(row)["at"]
+        return at_ms + idempotency_ttl_ms
+
     topology = Topology("profiles")
     topology.table(topic=topics.profiles, store=PROFILE_STORE, materialise=materialise_profile)
     topology.table(topic=topics.emails, store=SEARCH_STORE, materialise=materialise_claim)
-    topology.table(topic=topics.requests, store=REQUEST_STORE, materialise=materialise_request)
+    topology.table(
+        topic=topics.requests,
+        store=REQUEST_STORE,
+        materialise=materialise_request,
+        expires_at_ms=expires_at_ms,
+    )
     return topology
 
 

@@ -17,6 +17,7 @@ from streams.log.base import Log, LogReader, LogWriter, Membership, TopicSpec
 from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Command, Refused
 from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked
+from streams.runtime.housekeeping import Housekeeper
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.progress import RestoreProgress
 from streams.runtime.section import SectionState, WriteSection
@@ -34,7 +35,6 @@ _CHUNK_RECORDS = 512  # records between two yields while reads are served: a com
 _NEAR_RECORDS = (
     20_000  # with a longer lag to the barrier, waiting commands are refused at once and not at their deadline
 )
-_CAUGHT_UP_INTERVAL_S = 600.0  # how often an idle store notes that it is still current
 _DISK_RETRY_S = 1.0
 
 
@@ -83,7 +83,7 @@ class StreamThread:
         self.identity: StoreIdentity | None = None
         self._progress = RestoreProgress(clock)
         self._is_settled = False  # every owned task is active
-        self._caught_up_at = clock.monotonic()
+        self._housekeeper = Housekeeper(clock, self.post)
         self._retry_disk_at = 0.0
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream-thread", daemon=True)
@@ -137,7 +137,7 @@ class StreamThread:
         self._promote(section)
         self._table.expire_queued(section.why_not_ready)
         self._table.flush()
-        self._housekeep(section)
+        self._housekeeper.turn(self.tasks, is_open=section.state is SectionState.OPEN)
 
     def bootstrap(self) -> bool:
         """Check or create the topics and join the group; False when the log cannot be reached yet. Raises LogError for
@@ -349,7 +349,7 @@ class StreamThread:
             task.barrier = {topic: max(end, older.get(topic, 0)) for topic, end in fenced.items()}
             if task.has_reached(task.barrier):
                 task.move_to(TaskState.ACTIVE)
-                self._mark_caught_up(task)
+                self._housekeeper.write(task, task.mark_caught_up)
                 is_changed = True
             else:
                 restoring.append(task)
@@ -357,6 +357,8 @@ class StreamThread:
         section.open_if_caught_up()
         self._is_settled = not restoring
         if is_changed:
+            active = sorted(p for p, task in self.tasks.items() if task.state is TaskState.ACTIVE)
+            logger.info("partitions active", extra={"partitions": active})
             self._on_change()
         if restoring and sum(task.lag_records() for task in restoring) > _NEAR_RECORDS:
             self._refuse_waiting(section.why_not_ready)
@@ -366,24 +368,6 @@ class StreamThread:
         for pending in self._table.take(self._table.queued):
             error = why(pending.command) or Restoring("restoring", partition=0, lag_records=0)
             self._table.answer(pending, Refused(error))
-
-    def _housekeep(self, section: WriteSection) -> None:
-        now = self._clock.monotonic()
-        if now - self._caught_up_at < _CAUGHT_UP_INTERVAL_S:
-            return
-        self._caught_up_at = now
-        if section.state is SectionState.OPEN:
-            for task in self.tasks.values():
-                if task.state is TaskState.ACTIVE:
-                    self._mark_caught_up(task)
-
-    def _mark_caught_up(self, task: StreamTask) -> None:
-        try:
-            task.mark_caught_up()
-        except StoreDamaged as error:
-            self.post(Damaged(task.partition, str(error)))
-        except OSError as error:  # Only the next start would miss it, and rebuild a store that is too old.
-            logger.warning("store cannot be written", extra={"task": task.partition, "reason": str(error)})
 
 
 def _chunks(batches: Sequence[RecordBatch]) -> list[list[RecordBatch]]:

@@ -17,13 +17,22 @@ from streams.records import ProducerRecord, Record
 Materialise = Callable[[Record | ProducerRecord], tuple[bytes, bytes | None]]
 
 
+#: Tells the Unix time in ms at which a row has outlived its use. Pure.
+ExpiresAt = Callable[[bytes], int]
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A store that holds the fold of one compacted topic."""
+    """A store that holds the fold of one compacted topic.
+
+    *expires_at_ms*: for a topic whose records are also deleted by age. The log tells nobody when it deletes by age, so
+    the runtime removes such rows by their own time; until then they may be read, and whoever reads them looks at it.
+    """
 
     topic: str
     store: str
     materialise: Materialise
+    expires_at_ms: ExpiresAt | None = None
 
 
 class Topology:
@@ -34,12 +43,14 @@ class Topology:
         self.name = name
         self._tables: dict[str, Table] = {}
 
-    def table(self, *, topic: str, store: str, materialise: Materialise) -> Table:
+    def table(
+        self, *, topic: str, store: str, materialise: Materialise, expires_at_ms: ExpiresAt | None = None
+    ) -> Table:
         """Add a store that is materialised from *topic*. The order of the calls is the order of the topics: the first
         topic is the one that carries the group's offset commits. Raises ConfigError for a name used twice."""
         if topic in self._tables or store in self.stores:
             raise ConfigError(f"topology {self.name}: topic {topic} or store {store} is used twice")
-        table = Table(topic, store, materialise)
+        table = Table(topic, store, materialise, expires_at_ms)
         self._tables[topic] = table
         return table
 
@@ -52,6 +63,11 @@ class Topology:
     def stores(self) -> tuple[str, ...]:
         """The names of the stores, in the same order."""
         return tuple(table.store for table in self._tables.values())
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables, in the same order."""
+        return tuple(self._tables.values())
 
     def table_of(self, topic: str) -> Table:
         """Return the table that *topic* feeds. Raises KeyError for a topic of nobody."""

@@ -1,5 +1,6 @@
 """The stream thread: ownership, restore, quarantine, damage and disk errors, turn by turn."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -200,6 +201,24 @@ def test_a_long_batch_is_applied_in_chunks_with_the_same_result() -> None:
     rig.turn(2)
     assert all(rig.get(b"%d" % n) == b"v" for n in range(1700))
     assert rig.thread.tasks[0].positions[ROWS] == 1700
+
+
+def test_rows_that_have_expired_are_swept_away() -> None:
+    """The log deletes by age without a word, so the store has to do it by the rows' own time."""
+    rig = Rig().start()
+    rig.submit(Put(b"k", b"v"))
+    rig.turn(2)
+    table = rig.thread.tasks[0]._topology._tables[ROWS]
+    expires_at = rig.clock.time_ms() + 10_000
+    rig.thread.tasks[0]._topology._tables[ROWS] = dataclasses.replace(table, expires_at_ms=lambda row: expires_at)
+    for _ in range(PARTITIONS):
+        rig.clock.advance(2)
+        rig.turn()
+    assert rig.get(b"k") == b"v"
+    for _ in range(PARTITIONS):
+        rig.clock.advance(2)
+        rig.turn()
+    assert rig.get(b"k") is None
 
 
 def test_an_illegal_transition_is_a_bug_that_shows() -> None:
