@@ -167,9 +167,8 @@ _BY_TYPE: Mapping[type, Callable[[Any], Problem]] = {
     errors.Fenced: _unavailable("ownership-unsettled"),
     errors.OutcomeUnknown: lambda _: Problem("outcome-unknown", "the change may be visible now, later, or never"),
     errors.RecordTooLarge: lambda _: Problem("payload-too-large", "the log refuses a record of this size"),
-    # The store of a task is gone for the moment: it is being rebuilt, or moved.
-    errors.StoreDamaged: _unavailable("restoring"),
-    errors.StoreMismatch: _unavailable("restoring"),
-    errors.StoreClosed: _unavailable("restoring"),
+    # What has no row of its own is unavailable because a store is: it is being rebuilt, moved, or brought up to date.
+    errors.Unavailable: _unavailable("restoring"),
+    errors.StoreError: _unavailable("restoring"),
     errors.OffsetOutOfRange: _unavailable("restoring"),
 }

@@ -79,6 +79,8 @@ class Quarantine:
         limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
         if not 1 <= limit <= _QUARANTINE_LIMIT:
             raise Problem("invalid-parameter", f"limit is a number from 1 to {_QUARANTINE_LIMIT}", parameter="limit")
+        # In a thread: the node scans its stores.
+        records = await asyncio.to_thread(self._node.quarantine, limit)
         items = [
             {
                 "topic": record.topic,
@@ -87,7 +89,7 @@ class Quarantine:
                 "reason": record.reason,
                 "at_ms": record.at_ms,
             }
-            for record in self._node.quarantine(limit)
+            for record in records
         ]
         _answer(resp, {"items": items}, is_good=True)
 

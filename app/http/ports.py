@@ -1,6 +1,7 @@
 """What the HTTP edge needs of the rest: the profile service, the node it runs on, and somewhere to count.
 
-Protocols only. Everything is called on the event loop, and what is not `async` returns at once.
+Protocols only. Everything is called on the event loop and returns at once or is `async`, unless its docstring says that
+it may be called from any thread.
 """
 
 from collections.abc import Mapping, Sequence
@@ -102,7 +103,7 @@ class NodeView(Protocol):
     def health(self) -> Health: ...
 
     def quarantine(self, limit: int) -> Sequence[QuarantinedRecord]:
-        """Return up to *limit* quarantined records, the newest first."""
+        """Return up to *limit* quarantined records, the newest first. It blocks; any thread."""
         ...
 
 

@@ -45,6 +45,8 @@ FAILURES: list[tuple[Exception, int, str, dict[str, object]]] = [
     (errors.StoreDamaged("x"), 503, "restoring", {}),
     (errors.StoreClosed("x"), 503, "restoring", {}),
     (errors.StoreMismatch("x"), 503, "restoring", {}),
+    (errors.StoreError("x"), 503, "restoring", {}),
+    (errors.Unavailable("x", partition=2), 503, "restoring", {"partition": 2}),
     (errors.OffsetOutOfRange("t", 1, 2), 503, "restoring", {"partition": 1}),
 ]
 
