@@ -216,6 +216,8 @@ class Cluster:
             "controller.quorum.voters": ",".join(f"{i}@127.0.0.1:{p}" for i, p in self._controller_ports.items()),
             "log.dirs": str(self._home(broker) / "data"),
             "auto.create.topics.enable": "false",
+            "broker.heartbeat.interval.ms": "500",
+            "broker.session.timeout.ms": "3000",  # A killed broker may come back only after its session.
             "offsets.topic.num.partitions": "2",
             "offsets.topic.replication.factor": count,
             "transaction.state.log.num.partitions": "2",

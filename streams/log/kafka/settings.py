@@ -169,7 +169,7 @@ def _common(settings: KafkaSettings, role: str) -> dict[str, Any]:
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         "client_id": f"{settings.application_id}-{settings.node_id}-{role}",
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
-        "bootstrap_timeout_ms": REQUEST_TIMEOUT_MS,
+        "bootstrap_timeout_ms": 2_000,  # of one attempt; whoever opens a client tries again
         "reconnect_backoff_max_ms": 1_000,  # 30 s by default: too long after a broker's return
     }
 

@@ -128,7 +128,7 @@ class Transactions:
             raise
         except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
             cause = _root_cause(error, sent)
-            self._abort_or_discard(cause)
+            self._abort()
             raise _not_appended(cause, ownership) from cause
         failures_in_commit = network.failures
         try:
@@ -217,17 +217,19 @@ class Transactions:
         except LogError as error:
             raise OutcomeUnknown("it was committed, but the broker does not say where") from error
 
-    def _abort_or_discard(self, cause: BaseException) -> None:
-        """Abort the transaction; keep the producer only when that is known to have worked."""
+    def _abort(self) -> None:
+        """Abort the transaction, so that it holds back no reader, and throw the producer away.
+
+        kafka-python could go on with it according to its documentation, but after a record was refused it does not
+        take back the sequence numbers: each later transaction would fail with OutOfOrderSequenceNumberError.
+        """
         producer = self._producer
-        if producer is None or isinstance(cause, _PRODUCER_FENCED):
-            self.discard()
-            return
-        try:
-            producer.abort_transaction()
-        except Exception as error:  # noqa: BLE001  # Whatever it is: a new producer aborts what is left open.
-            logger.debug("kafka_abort_failed", extra={"reason": type(error).__name__})
-            self.discard()
+        if producer is not None:
+            try:
+                producer.abort_transaction()
+            except Exception as error:  # noqa: BLE001  # Fenced or out of reach: a new producer aborts what is open.
+                logger.debug("kafka_abort_failed", extra={"reason": type(error).__name__})
+        self.discard()
 
 
 class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
