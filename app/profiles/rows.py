@@ -61,6 +61,11 @@ def claim_row(uid: bytes, version: int, op: bytes) -> bytes:
     return _pack_claim(FORMAT_VERSION, version, uid) + op
 
 
+def claimed_uid(row: bytes) -> bytes:
+    """Return the uid in a claim's row."""
+    return row[9:_CLAIM_SIZE]
+
+
 def claim_of(row: bytes) -> ClaimRow:
     """Return what is in a claim's row."""
     _, version, uid = _CLAIM.unpack_from(row)

@@ -29,7 +29,7 @@ from app.profiles.results import (
     WriteOutcomeUnknown,
     Written,
 )
-from app.profiles.rows import body_of, claim_of, email_key_of, version_of
+from app.profiles.rows import body_of, claim_of, claimed_uid, email_key_of, version_of
 from app.profiles.schema import Validator, email_error
 from app.profiles.tokens import CURSOR_PARAMETER, Cursor, Tokens
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE, TopicNames
@@ -116,12 +116,38 @@ class ProfileService:
         reader.check_lease()
         if row is None:
             return None
+        return body_of(row), b'"%d"' % version_of(row), self._served_by_owner(partition, reader)
+
+    def search_now(self, email: str) -> tuple[bytes, bytes, bytes, bytes] | None:
+        """Return (body, ETag, Profile-Served-By, uid) of the profile that carries the e-mail, or None: nothing is
+        proven then, and `search` has to look.
+
+        The hot path of `search`, as `get_now` is of `get`. Raises InvalidEmail, Unavailable, StoreError.
+        """
+        email_key = normalise(email, self._settings.email_policy).key
+        node = self._node
+        partitions = node.partitions
+        claim = node.reader(SEARCH_STORE, partition_for(email_key, partitions)).get(email_key)
+        if claim is None:
+            return None
+        uid = claimed_uid(claim)
+        partition = partition_for(uid, partitions)
+        reader = node.reader(PROFILE_STORE, partition)
+        row = reader.get(uid)
+        if row is None or email_key_of(row) != email_key:
+            return None
+        reader.check_lease()
+        return body_of(row), b'"%d"' % version_of(row), self._served_by_owner(partition, reader), uid
+
+    def _served_by_owner(self, partition: int, reader: Reader) -> bytes:
+        """Return the value of Profile-Served-By for a read under the lease; made once for each position."""
         position = reader.positions[self._topics.profiles]
-        served_by = self._served_by_values.get(partition)
-        if served_by is None or served_by[0] != position:
+        known = self._served_by_values.get(partition)
+        if known is None or known[0] != position:
+            node = self._node
             text = f"{node.node_id}; role={node.role}; position={position}; staleness-ms=0; hops=0"
-            served_by = self._served_by_values[partition] = (position, text.encode())
-        return body_of(row), b'"%d"' % version_of(row), served_by[1]
+            known = self._served_by_values[partition] = (position, text.encode())
+        return known[1]
 
     async def get(self, uid: str, options: ReadOptions, deadline: Deadline) -> Read:
         """Return the profile *uid*. Raises ProfileNotFound, BadCursor, Unavailable."""

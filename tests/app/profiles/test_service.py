@@ -57,6 +57,7 @@ def test_created_profile_is_read_everywhere(world: World) -> None:
     assert page.bodies == [read.profile.body]
     assert page.next_cursor is None
     assert now == (read.profile.body, b'"1"', b"node-1; role=owner; position=1; staleness-ms=0; hops=0")
+    assert world.service.search_now("BOB1@mail.com") == (*now, uid.encode())
     assert (read.served_by.position, read.served_by.staleness_ms) == (1, 0)
 
 
@@ -64,6 +65,7 @@ def test_missing_profile_is_not_found_and_says_where(world: World) -> None:
     """A 404 obeys the bound of a 200, so it has an origin, too."""
     uid = "74292b21-0fbb-4f1d-a18f-fa80f947fa5d"
     assert world.service.get_now(uid.encode()) is None
+    assert world.service.search_now("bob1@mail.com") is None
     with pytest.raises(results.ProfileNotFound) as by_uid:
         run(world.service.get(uid, PLAIN, world.deadline))
     with pytest.raises(results.ProfileNotFound) as by_email:
@@ -87,6 +89,7 @@ def test_search_answers_only_when_the_profile_carries_the_email(world: World) ->
     """A claim that was left behind finds nobody."""
     uid = uid_of(create(world, "bob1@mail.com"))
     world.state.put_claim(b"old@mail.com", uid)
+    assert world.service.search_now("old@mail.com") is None
     with pytest.raises(results.ProfileNotFound):
         run(world.service.search("old@mail.com", PLAIN, world.deadline))
 
@@ -139,6 +142,8 @@ def test_without_a_lease_the_hot_path_refuses_and_the_others_take_a_barrier(worl
     world.node.lapsed_ms = 3_000
     with pytest.raises(LeaseExpired):
         world.service.get_now(uid.encode())
+    with pytest.raises(LeaseExpired):
+        world.service.search_now("bob1@mail.com")
     read = run(world.service.get(uid, PLAIN, world.deadline))
     found = run(world.service.search("bob1@mail.com", PLAIN, world.deadline))
     page = run(world.service.page(limit=1, cursor=None, options=PLAIN, deadline=world.deadline))
