@@ -14,7 +14,7 @@ have dropped the pages and would report success (PostgreSQL wiki, "Fsync Errors"
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from streams.clock import Clock
@@ -89,9 +89,9 @@ class Appender:
                 self._recover()
             self._writer = writer
 
-    def commit(self, batch: Batch) -> None:
-        """Write and sync changes that append nothing, such as the cleaner's. Raises LogError: it is not known whether
-        they were made, but if so, then all of them."""
+    def commit(self, batch: Batch, then: Callable[[], None] = lambda: None) -> None:
+        """Write and sync changes that append nothing, such as the cleaner's; *then* is called before anything else is
+        appended. Raises LogError: it is not known whether they were made, but if so, then all of them."""
         with self._commit_lock:
             self._check_state()
             try:
@@ -99,6 +99,7 @@ class Appender:
             except OutcomeUnknown:
                 self._state = _State.REFUSED  # no append is in doubt, so the next one may recover
                 raise
+            then()
 
     @property
     def fault(self) -> Exception | None:
@@ -191,10 +192,9 @@ class Appender:
                 raise self._fault
         if self._state is _State.REFUSED:
             self._remove_refused(found)
-        else:
-            for partition, end in found.items():
-                if end > partition.end:
-                    partition.forget_tail(end)
+            found = {partition: partition.end for partition in found}
+        for partition, end in found.items():
+            partition.forget_tail(end)  # it may hold what the cleaner removed in a commit whose outcome was unknown
         self._state = _State.HEALTHY
         self._fault = None
         with self._published:

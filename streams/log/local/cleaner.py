@@ -5,7 +5,9 @@ clean record of each key, so a pass costs what is dirty and no more, and takes n
 hundred records, and writes the deletions, the new offsets of the keys, and how far it came in one batch: after a crash
 the next step begins where the last one ended, and a step that is done twice does nothing the second time.
 
-Rows of `keys`: partition prefix, "k", key: offset. Partition prefix, "t", offset: timestamp and key of a tombstone.
+Rows of `keys`: partition prefix, "k", hash of the key: offset of its last record. Partition prefix, "t", offset of a
+tombstone: timestamp, hash of the key. Hashes (as in Kafka's cleaner, but of 128 bits), because RocksDB writes some keys
+into its manifest, where an e-mail address would outlive its deletion.
 
 What is never touched: records younger than `min.compaction.lag.ms`. Here that setting is cut to one second for what
 every open reader of the partition has passed. On Kafka it gives remote readers time to see each record, above all to
@@ -16,6 +18,7 @@ cut the directory would hold ten minutes of a hot key's history. A reader that l
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from streams.clock import Clock
@@ -33,6 +36,8 @@ _PAUSE_S = 0.001
 _MINIMUM_DIRTY = 1_000
 _LOCAL_LAG_MS = 1_000
 _COMPACTION_INTERVAL_S = 10.0
+#: After this the bytes of what was removed leave the files, however few they are: they may be personal data.
+_LONGEST_COMPACTION_INTERVAL_S = 86_400.0
 _KEY, _TOMBSTONE, _AFTER_TOMBSTONES = b"k", b"t", b"u"
 
 logger = logging.getLogger(__name__)
@@ -86,7 +91,7 @@ class Cleaner:
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-cleaner", daemon=True)
-        self._removed = 0  # since the files were rewritten
+        self._removed = 1  # since the files were rewritten; before the last start it may have been something
         self._compacted_at = clock.monotonic()
         self._runs = 0
         self._removed_total = 0
@@ -188,7 +193,8 @@ class Cleaner:
         batch = Batch()
         live = cleaning.live
         for key, record in last.items():
-            key_row = partition.prefix + _KEY + key
+            hashed = _hash(key)
+            key_row = partition.prefix + _KEY + hashed
             offset = self._database.get(KEYS, key_row)
             if offset is None:
                 live += 1
@@ -197,7 +203,7 @@ class Cleaner:
             batch.put(KEYS, key_row, record.offset.to_bytes(8, "big"))
             if record.is_tombstone:
                 mark = record_key(partition.prefix + _TOMBSTONE, record.offset)
-                batch.put(KEYS, mark, record.timestamp_ms.to_bytes(8, "big") + key)
+                batch.put(KEYS, mark, record.timestamp_ms.to_bytes(8, "big") + hashed)
         for removed in superseded:
             batch.delete_record(record_key(partition.prefix, removed))
         self._commit(batch, partition, cleaning._replace(cleaned=cleaned, live=live))
@@ -244,7 +250,7 @@ class Cleaner:
             if record.offset < cleaning.cleaned:
                 live -= 1
                 if record.key is not None:
-                    batch.delete(KEYS, partition.prefix + _KEY + record.key)
+                    batch.delete(KEYS, partition.prefix + _KEY + _hash(record.key))
         if removed:
             cleaned = max(cleaning.cleaned, start)
             self._commit(batch, partition, cleaning._replace(start=start, cleaned=cleaned, live=live))
@@ -254,12 +260,11 @@ class Cleaner:
         cleaning = cleaning._replace(end=partition.end)
         batch.put(META, partition.prefix, cleaning_row(cleaning))
         try:
-            self._appender.commit(batch)
+            self._appender.commit(batch, lambda: partition.trim(cleaning.cleaned, cleaning.start))
         except LogError:
             self._cleanings.pop(partition, None)  # whether it was made is not known: read again what is on disk
             raise
         self._cleanings[partition] = cleaning
-        partition.start = cleaning.start
 
     def _cleaning(self, partition: Partition) -> Cleaning:
         cleaning = self._cleanings.get(partition)
@@ -274,11 +279,16 @@ class Cleaner:
     def _rewrite(self, *, is_forced: bool) -> None:
         """Give the space of what was removed back to the disk, when that is much beside what is left."""
         live = sum(cleaning.live for cleaning in self._cleanings.values())
-        is_due = self._clock.monotonic() - self._compacted_at >= _COMPACTION_INTERVAL_S
-        if self._removed and (is_forced or (is_due and self._removed >= max(_MINIMUM_DIRTY, live // 2))):
+        age_s = self._clock.monotonic() - self._compacted_at
+        is_much = age_s >= _COMPACTION_INTERVAL_S and self._removed >= max(_MINIMUM_DIRTY, live // 2)
+        if self._removed and (is_forced or is_much or age_s >= _LONGEST_COMPACTION_INTERVAL_S):
             self._database.compact()
             self._removed = 0
             self._compacted_at = self._clock.monotonic()
+
+
+def _hash(key: bytes) -> bytes:
+    return blake2b(key, digest_size=16).digest()
 
 
 def _records(cleaning: Cleaning, end: int) -> int:

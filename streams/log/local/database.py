@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    BottommostLevelCompaction,
     Cache,
+    CompactOptions,
     DBCompressionType,
     DBRecoveryMode,
     Options,
@@ -136,7 +138,8 @@ class Database:
             for family in (self._families.get(KEYS), self._families.get(META), self._records):
                 if family is not None:
                     family.flush()  # frees the WAL, which all families hold on to
-                    family.compact_range(None, None)
+                    # Also what lies at the bottom already: deleted keys hide there, and their bytes have to go.
+                    family.compact_range(None, None, _rewriting())
 
     def size_bytes(self) -> int:
         """Return the bytes of all files, WAL and info log included."""
@@ -300,6 +303,12 @@ def _options(cache: Cache, *, is_new: bool, write_buffer_bytes: int) -> Options:
     options.set_max_log_file_size(1 << 20)
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
+    return options
+
+
+def _rewriting() -> CompactOptions:
+    options = CompactOptions()
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
     return options
 
 

@@ -14,7 +14,7 @@ class Partition:
     """What is known of a partition without the disk. The holder of the commit lock changes it; any thread reads.
 
     `end`: the offset after the last durable record; all that readers see lies below it. `start`: below it retention
-    removed everything (the cleaner's to change). The tail serves readers that follow the log closely, with the very
+    removed everything. The tail serves readers that follow the log closely, with the very
     objects that were appended.
     """
 
@@ -38,6 +38,13 @@ class Partition:
         while len(tail) > 1 and (self._tail_bytes > _TAIL_BYTES or len(tail) > _TAIL_APPENDS):
             self._tail_bytes -= tail.popleft()[1]
         self.end = records[-1].offset + 1
+
+    def trim(self, cleaned: int, start: int) -> None:
+        """Take note of what the cleaner did: below *cleaned* records are missing, below *start* all of them."""
+        self.start = start
+        # In memory they would outlive their removal.
+        while self._tail and self._tail[0][0][0].offset < cleaned:
+            self._tail_bytes -= self._tail.popleft()[1]
 
     def forget_tail(self, end: int) -> None:
         """Set the end to what was found on disk."""
