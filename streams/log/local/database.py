@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +29,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from streams.clock import Clock, Deadline
 from streams.errors import LogDamaged, LogError, LogUnavailable
 from streams.log.local.wal import is_tail_torn, wal_files
 
@@ -53,9 +53,11 @@ _T = TypeVar("_T")
 class Database:
     """An open database. `write` and `sync` belong to the holder of the commit lock; any thread may read."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, clock: Clock) -> None:
         """Open or create. Raises LogDamaged, LogUnavailable when the system refuses, or whatever RocksDB says."""
         self._directory = directory
+        self._clock = clock
+        self._is_closing = threading.Event()
         self._cache = Cache(_CACHE_BYTES)
         self._writing = WriteOptions()
         # A write holds the GIL. RocksDB would slow it down by sleeping; this way it says so, and we sleep without.
@@ -70,11 +72,10 @@ class Database:
 
     def write(self, batch: "Batch") -> None:
         """Write *batch*; it is not durable before `sync`. Raises when nothing of it is in the database now."""
-        give_up_at = time.monotonic() + _STALL_LIMIT_S
+        deadline = Deadline.after(_STALL_LIMIT_S, self._clock)
         while not self._is_written(batch):
-            if time.monotonic() > give_up_at:
+            if self._is_closing.wait(_STALL_PAUSE_S) or deadline.has_passed(self._clock):
                 raise LogUnavailable(f"{self._directory}: writing stalled for {_STALL_LIMIT_S:.0f} s")
-            time.sleep(_STALL_PAUSE_S)
 
     def _is_written(self, batch: "Batch") -> bool:
         """Write *batch*; False: RocksDB is behind with its own work, so nothing was written, and later it may be."""
@@ -169,6 +170,7 @@ class Database:
 
     def close(self) -> None:
         """Close. Idempotent; also when the disk refuses. Reads fail with LogUnavailable from now on."""
+        self._is_closing.set()
         self._cancel_compaction()
         with self._compaction, self._use:
             self._close()

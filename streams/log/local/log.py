@@ -59,7 +59,7 @@ class LocalLog:
                 raise LogLocked(f"the embedded log {error}") from None
             except OSError as error:
                 raise LogUnavailable(f"{directory}: {error.strerror}") from error
-            self._database = Database(directory / "db")
+            self._database = Database(directory / "db", clock)
             undo.callback(self._database.close)
             self._commits = Commits(directory)
             undo.callback(self._commits.close)
