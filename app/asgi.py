@@ -11,6 +11,7 @@ from typing import Any
 
 from app.bootstrap import Assembly, assemble
 from app.config import AppConfig
+from app.http.entry import Entry
 from app.server.worker import EDGE_STATS, START_ERROR
 from streams.clock import Deadline
 
@@ -24,29 +25,24 @@ _STOP_S = 6.0  # the worker gives the whole lifespan a little more
 _START_LOOK_S = 3.0  # how long a start waits to see whether the log's topics are fit; then it goes on in the background
 
 
-def create_app(config: AppConfig | None = None) -> "Application":
+def create_app(config: AppConfig | None = None) -> Entry:
     """Return the application for *config* (default: the environment). Opens the state directory and the embedded log.
 
     Raises a StreamsError when the node cannot start before somebody changes something: a bad setting, a directory that
     another process holds.
     """
-    return Application(assemble(config or AppConfig.from_env(os.environ)))
+    assembly = assemble(config or AppConfig.from_env(os.environ))
+    assembly.api.lifespan = Lifespan(assembly)
+    return assembly.api
 
 
-class Application:
-    """Hands requests to the API; starts and stops the node with the server."""
+class Lifespan:
+    """Starts and stops the node with the server."""
 
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
-        self._api = assembly.api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-        else:
-            await self._api(scope, receive, send)
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "lifespan.startup"
         state = scope.get("state") or {}
         error = await self._start(state)

@@ -17,7 +17,7 @@ from app.http.problems import MEDIA_PROBLEM, Problem
 from app.http.profiles import PROFILES_PATH
 from app.http.search import SEARCH_PATH
 from app.observability import logs
-from streams.clock import Clock, Deadline
+from streams.clock import Clock
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -36,6 +36,8 @@ class Entry:
     ) -> None:
         """*api*: the falcon application, which answers all that is not plain."""
         self.api = api
+        #: Who is told that the server starts and stops. Here, since a layer of its own would cost every request.
+        self.lifespan: AsgiApp | None = None
         self._fast = fast_path
         self._monotonic = clock.monotonic
         self._observe = metrics.observe_request
@@ -57,7 +59,7 @@ class Entry:
             request_id = self._ids.next()
             if path == SEARCH_PATH:
                 route = SEARCH_PATH
-                answer = await self._fast.search(scope, request_id, Deadline(started + self._timeout_s))
+                answer = self._fast.search(scope, request_id)
             else:
                 route = _PROFILE_ROUTE
                 answer = self._fast.profile(scope, request_id)
@@ -97,7 +99,7 @@ class Entry:
             await receive()
             await send({"type": "websocket.close"})
         else:
-            await self.api(scope, receive, send)
+            await (self.lifespan or self.api)(scope, receive, send)
 
 
 def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:

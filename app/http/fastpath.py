@@ -9,12 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.http.errors import served_by_value
 from app.http.headers import is_uid
 from app.http.ports import Service
 from app.http.profiles import CACHE_CONTROL, MEDIA_JSON, PROFILES_PATH
-from app.profiles.requests import PLAIN
-from streams.clock import Deadline
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -24,6 +21,7 @@ NOT_PLAIN = frozenset(
 )
 
 _PREFIX = PROFILES_PATH + "/"
+_PREFIX_BYTES = _PREFIX.encode()
 _UID_LENGTH = 36
 # Percent-encoding is left to the ordinary path, but for the one character that clients encode in every address.
 _PLAIN_QUERY = re.compile(rb"email=([A-Za-z0-9._-]+)(?:@|%40)([A-Za-z0-9.-]+)")
@@ -36,7 +34,7 @@ class FastPath:
 
     def __init__(self, service: Service) -> None:
         self._get_now = service.get_now
-        self._search = service.search
+        self._search_now = service.search_now
 
     def profile(self, scope: Mapping[str, Any], request_id: str) -> tuple[Headers, bytes] | None:
         """Return headers and body of the profile that the path names."""
@@ -64,24 +62,24 @@ class FastPath:
             (b"content-length", b"%d" % len(body)),
         ], body
 
-    async def search(
-        self, scope: Mapping[str, Any], request_id: str, deadline: Deadline
-    ) -> tuple[Headers, bytes] | None:
+    def search(self, scope: Mapping[str, Any], request_id: str) -> tuple[Headers, bytes] | None:
         """Return headers and body of the profile that carries the e-mail in the query."""
         query = _PLAIN_QUERY.fullmatch(scope["query_string"])
         if query is None:
             return None
         try:
-            read = await self._search((query[1] + b"@" + query[2]).decode(), PLAIN, deadline)
+            found = self._search_now((query[1] + b"@" + query[2]).decode())
         except Exception:  # noqa: BLE001 - as above
             return None
-        profile = read.profile
+        if found is None:
+            return None
+        body, tag, served_by, uid = found
         return [
             _CONTENT_TYPE,
-            (b"etag", b'"%d"' % profile.version),
+            (b"etag", tag),
             _CACHE,
-            (b"profile-served-by", served_by_value(read.served_by).encode()),
-            (b"content-location", (_PREFIX + profile.uid).encode()),
+            (b"profile-served-by", served_by),
+            (b"content-location", _PREFIX_BYTES + uid),
             (b"x-request-id", request_id.encode()),
-            (b"content-length", b"%d" % len(profile.body)),
-        ], profile.body
+            (b"content-length", b"%d" % len(body)),
+        ], body

@@ -17,6 +17,11 @@ class Service(Protocol):
     """The profile service (`app/profiles/service.py`). Refusals are raised as `results.Rejection`, hindrances as
     `streams.errors.StreamsError`; no call outlasts its deadline."""
 
+    def search_now(self, email: str) -> tuple[bytes, bytes, bytes, bytes] | None:
+        """Return (body, ETag, Profile-Served-By, uid) of the profile that carries the e-mail, or None: look by
+        `search`. Any error means the same."""
+        ...
+
     def get_now(self, uid: bytes) -> tuple[bytes, bytes, bytes] | None:
         """Return (body, ETag, Profile-Served-By) of a profile of this node, or None when it has none."""
         ...

@@ -35,7 +35,7 @@ _MAX_QUARANTINE_SCAN = 1000  # for each task; whoever has more poison than that 
 
 @dataclass(frozen=True, slots=True)
 class TaskHealth:
-    """How a task stands. `position` and `end` (its barrier) are sums over its topics; `lag_records` counts the offsets
+    """How a task stands. `position` and `end` are sums over its topics; `lag_records` counts the offsets
     that are left, `percent` is how much of the way is done."""
 
     partition: int
@@ -298,7 +298,7 @@ class StreamsNode:
             partition=task.partition,
             state=task.state.value,
             position=sum(task.positions.values()),
-            end=total,
+            end=sum(task.positions.values()) + lag,
             lag_records=lag,
             percent=100.0 if not total else round(100 * (total - lag) / total, 1),
             rebuilds=task.rebuilds,

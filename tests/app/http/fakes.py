@@ -59,6 +59,16 @@ class FakeService:
         stored = self._stored(uid.decode())
         return stored.body, b'"%d"' % stored.version, SERVED_BY_VALUE.encode()
 
+    def search_now(self, email: str) -> tuple[bytes, bytes, bytes, bytes] | None:
+        self._fail()
+        self.fast_reads += 1
+        key = normalise(email).key
+        for uid, profile in self.profiles.items():
+            if normalise(profile["email"]).key == key:
+                stored = self._stored(uid)
+                return stored.body, b'"%d"' % stored.version, SERVED_BY_VALUE.encode(), uid.encode()
+        return None
+
     async def get(self, uid: str, options: ReadOptions, deadline: Deadline) -> Read:
         self._note(options=options, deadline=deadline)
         return Read(self._stored(self._known(uid)), SERVED_BY)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.profiles import model
+from app.profiles import model, schema
 from app.profiles.email import EmailPolicy, normalise
 from app.profiles.model import Change, NewProfile, Profile
 from app.profiles.results import ValidationFailed
@@ -154,3 +154,27 @@ def test_patch_means_what_replacing_by_the_merged_document_means(patch: Any) -> 
 def test_patch_of_a_misspelt_member_is_refused_also_when_it_removes() -> None:
     """The RFC would take the removal of an unknown member for nothing to do; here it is most likely a typo."""
     assert faults(VALIDATOR.patch, {"emial": None}, UID) == [("#/emial", "unknown_member")]
+
+
+@given(
+    document=st.fixed_dictionaries(
+        {},
+        optional={
+            "username": st.text(alphabet=st.characters(), max_size=70) | st.none() | st.integers(),
+            "email": st.sampled_from(["bob@mail.com", "Bob@Mail.COM", "j\u00f6@ex\u00e4mple.com", "x", ""])
+            | st.text(max_size=9),
+            "uid": st.just("x"),
+            "role": st.just("admin"),
+        },
+    )
+)
+def test_the_short_way_loads_what_the_schema_loads(document: dict[str, object]) -> None:
+    """Whatever the plain check accepts, marshmallow accepts, with the same content."""
+    plain = schema._plain(EmailPolicy.PUBLIC, document)
+    if plain is not None:
+        assert plain == schema.ProfileContent().load(document)
+
+
+def test_the_short_way_is_taken_for_the_commonest_document() -> None:
+    """Else the test above would prove nothing."""
+    assert schema._plain(EmailPolicy.PUBLIC, {"username": "bob", "email": "bob1@mail.com"}) is not None
