@@ -138,7 +138,7 @@ def start(new_service: NewService, cluster: Cluster) -> Service:
 
 @pytest.mark.parametrize("length_s", [6.0, pytest.param(20.0, marks=pytest.mark.slow)])
 def test_a_frozen_broker(new_service: NewService, own_cluster: Callable[..., Cluster], length_s: float) -> None:
-    """SIGSTOP: writes get 503 or 504 in time, reads go on and then say that they are stale; after SIGCONT all is well."""
+    """SIGSTOP: writes get 503 or 504 in time, reads go on, then say that they are stale; after SIGCONT all is well."""
     cluster = own_cluster()
     outage = Outage(start(new_service, cluster), cluster)
     asyncio.run(outage.run(fault=cluster.freeze, repair=cluster.thaw, length_s=length_s))
