@@ -67,7 +67,7 @@ class Backoff:
 
     def next_s(self) -> float:
         """Return how long to wait before the next attempt, in seconds; it grows with each call up to the maximum."""
-        ceiling = min(self._maximum_s, self._initial_s * 2 ** min(self._attempts, 30))
+        ceiling = min(self._maximum_s, self._initial_s * (1 << min(self._attempts, 30)))
         self._attempts += 1
         return ceiling * (0.5 + 0.5 * self._draw())
 

@@ -36,7 +36,7 @@ class ProblemType:
         return f"/problems/{self.slug}" if self.slug else "about:blank"
 
 
-class Problem(Exception):  # noqa: N818 - an answer, not a failure
+class Problem(Exception):
     """Raised anywhere in the edge to answer with a problem. *detail* is about this occurrence, for people."""
 
     def __init__(

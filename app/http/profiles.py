@@ -103,7 +103,7 @@ class Profile:
         resp.status = 204
         resp.set_header("Profile-Position", self._service.position_token(written.positions))
 
-    async def on_options(self, _req: Request, resp: Response, uid: str) -> None:  # noqa: ARG002 - falcon's name
+    async def on_options(self, _req: Request, resp: Response, uid: str) -> None:
         resp.set_header("Allow", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT")
         resp.set_header("Accept-Patch", ", ".join(PATCH_TYPES))
         resp.data = b""

@@ -27,7 +27,7 @@ class Address(NamedTuple):
     key: bytes
 
 
-class InvalidEmail(ValueError):  # noqa: N818 - the word of the error code
+class InvalidEmail(ValueError):
     """The text is not an address under the policy. The message never repeats the text."""
 
 

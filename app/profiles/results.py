@@ -70,7 +70,7 @@ class FieldError:
     detail: str
 
 
-class Rejection(Exception):  # noqa: N818 - a domain answer, not a failure; each subclass names what is wrong
+class Rejection(Exception):
     """The request is answered with a refusal. Subclasses are raised by the service and mapped by the HTTP edge."""
 
 

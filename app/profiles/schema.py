@@ -55,7 +55,7 @@ _MESSAGES: dict[str, str | list[Any] | dict[Any, Any]] = {
 
 _find_control = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _find_surrogate = re.compile("[\ud800-\udfff]").search
-_is_username = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,%d}" % USERNAME_MAX).fullmatch
+_is_username = re.compile(f"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{USERNAME_MAX}}}").fullmatch
 
 
 def _check_username(text: str) -> None:

@@ -8,15 +8,15 @@ unknown. Everything runs on the event loop; what blocks (scans) goes to a thread
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from app.profiles.commands import Create, Delete, Domain, Done, Moved, Update
 from app.profiles.email import InvalidEmail, normalise
 from app.profiles.events import Event, Records
+from app.profiles.freshness import BARRIER, Proof, prove
 from app.profiles.idempotency import IdempotentCreate, fingerprint_of, request_key
 from app.profiles.model import Change, timestamp
 from app.profiles.ports import Node, ProfileSettings, Reader, Table
-from app.profiles.requests import PLAIN, STRICT, TRACEPARENT, IfMatch, ReadOptions
+from app.profiles.requests import TRACEPARENT, IfMatch, ReadOptions
 from app.profiles.results import (
     BadCursor,
     IdempotencyInProgress,
@@ -48,35 +48,6 @@ _SETTLE_S = 0.001  # between two looks of a search at stores that are being writ
 
 class SettlementUnavailable(NotOwner):
     """The command also needs a partition that another node owns, and settling between two owners does not exist yet."""
-
-
-class _Proof(NamedTuple):
-    """Why a read may be answered without a lease: `is_strict` after a barrier, `is_positioned` after the caller's own
-    position was applied, or since he accepts `max_staleness_ms`."""
-
-    is_strict: bool = False
-    is_positioned: bool = False
-    max_staleness_ms: float = -1.0
-
-    def staleness_ms(self, reader: Reader) -> int:
-        """Return by how much what was just read may be out of date. Raises LeaseExpired when that is too much.
-
-        Called after the read: a process that was paused before it must not answer from the past.
-        """
-        if self.is_strict:
-            return 0
-        try:
-            reader.check_lease()
-        except LeaseExpired:
-            staleness_ms = reader.staleness_ms()
-            if self.is_positioned or staleness_ms <= self.max_staleness_ms:
-                return staleness_ms
-            raise
-        return 0
-
-
-_BARRIER = _Proof(is_strict=True)
-_LEASED = _Proof()
 
 
 class ProfileService:
@@ -159,9 +130,9 @@ class ProfileService:
         except LeaseExpired:
             # A barrier proves as much as a lease, so reads go on while the coordinator cannot be reached.
             await self._node.barrier((partition,), deadline)
-            return self._get(uid, partition, _BARRIER)
+            return self._get(uid, partition, BARRIER)
 
-    def _get(self, uid: str, partition: int, proof: _Proof) -> Read:
+    def _get(self, uid: str, partition: int, proof: Proof) -> Read:
         row, reader = self._row(PROFILE_STORE, partition, uid.encode())
         served_by = self._served_by(reader, proof)
         if row is None:
@@ -181,9 +152,9 @@ class ProfileService:
             return await self._search(email_key, proof, deadline)
         except LeaseExpired:
             await self._node.barrier(everywhere, deadline)
-            return await self._search(email_key, _BARRIER, deadline)
+            return await self._search(email_key, BARRIER, deadline)
 
-    async def _search(self, email_key: bytes, proof: _Proof, deadline: Deadline) -> Read:
+    async def _search(self, email_key: bytes, proof: Proof, deadline: Deadline) -> Read:
         """Read the claim, then the profile, and answer only if the profile carries the e-mail.
 
         A change of e-mail moves rows of two tasks. A search that met it half way would find the profile under neither
@@ -220,9 +191,9 @@ class ProfileService:
             return await asyncio.to_thread(self._page, start, limit, proof)
         except LeaseExpired:
             await self._node.barrier(rest, deadline)
-            return await asyncio.to_thread(self._page, start, limit, _BARRIER)
+            return await asyncio.to_thread(self._page, start, limit, BARRIER)
 
-    def _page(self, start: Cursor, limit: int, proof: _Proof) -> Page:
+    def _page(self, start: Cursor, limit: int, proof: Proof) -> Page:
         """Scan; on any thread. One row more than the page has tells whether there is a next one."""
         bodies: list[bytes] = []
         last = after = start
@@ -370,23 +341,11 @@ class ProfileService:
             return NotOwner("the partition is moving", partition=partition)
         return Unavailable("the store of this partition cannot be read", partition=partition)
 
-    async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> _Proof:
-        """Wait for what *options* ask for, as far as it concerns *partitions*. Raises BadCursor, Unavailable."""
-        if options == PLAIN:
-            return _LEASED
-        is_positioned = False
-        if options.position is not None:
-            positions = self._tokens.positions(options.position)
-            targets = {place: offset for place, offset in positions.items() if place.partition in partitions}
-            is_positioned = bool(targets)
-            await self._node.wait_applied(targets, deadline)
-        if options.consistency == STRICT:
-            await self._node.barrier(partitions, deadline)
-            return _BARRIER
-        staleness_s = options.max_staleness_s
-        return _Proof(is_positioned=is_positioned, max_staleness_ms=-1.0 if staleness_s is None else staleness_s * 1000)
+    async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> Proof:
+        positions = self._tokens.positions(options.position) if options.position is not None else None
+        return await prove(self._node, options, positions, partitions, deadline)
 
-    def _served_by(self, reader: Reader, proof: _Proof) -> ServedBy:
+    def _served_by(self, reader: Reader, proof: Proof) -> ServedBy:
         """Return where an answer comes from. Raises LeaseExpired when it may not be given."""
         staleness_ms = proof.staleness_ms(reader)
         position = reader.positions[self._topics.profiles]

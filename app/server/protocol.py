@@ -195,7 +195,7 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
     def _arm_keepalive_timer(self) -> None:
         """The sweep looks at idle connections; a timer for each request would only cost time."""
 
-    def _is_websocket_upgrade(self, request: Any) -> bool:  # noqa: ARG002 - gunicorn's signature
+    def _is_websocket_upgrade(self, request: Any) -> bool:
         """No: `Upgrade` is ignored, as RFC 9110 section 7.8 allows, so its handshake cannot escape the deadlines."""
         return False
 

@@ -225,7 +225,7 @@ class _Refused(asyncio.Protocol):
         self._refused = refused
         self._transport = transport
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         self._refused.pop(self._transport, None)
 
 

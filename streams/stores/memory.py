@@ -147,7 +147,7 @@ class MemoryTaskStore:
         positions: Mapping[str, int],
         *,
         caught_up_ms: int | None = None,
-        is_restoring: bool = False,  # noqa: ARG002 - nothing here is faster for it
+        is_restoring: bool = False,
     ) -> None:
         """Apply the batch and the positions in one step. The writing thread only."""
         assert isinstance(batch, MemoryBatch)

@@ -1,11 +1,12 @@
 """The fenced table against a log that fails at random, in one thread and from one seed: thousands of histories a run.
 
-Each history mixes writes and conditional writes with lost, late and unknown appends, readers that lag, lost and regained
-ownership, restarts and expired deadlines, and is then judged by the log alone. A failing seed replays the same history.
+Each history mixes writes and conditional writes with lost, late and unknown appends, readers that lag, lost and
+regained ownership, restarts and expired deadlines, and is then judged by the log alone. A failing seed replays it.
 """
 
 import os
 import random
+import uuid
 from typing import Any
 
 import pytest
@@ -196,20 +197,22 @@ class History:
             assert self.rig.get(key, topic=topic, partition=partition) == value, "the store is not the fold of the log"
 
 
-def _event(put: Put) -> bytes:
-    import uuid
+def run_histories(seeds: range) -> None:
+    for seed in seeds:
+        try:
+            History(seed).run(60)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
 
+
+def _event(put: Put) -> bytes:
     return str(uuid.UUID(bytes=put.event_id)).encode()
 
 
 @pytest.mark.parametrize("block", range(10))
 def test_random_histories_keep_every_promise(block: int) -> None:
     """Acknowledged is in the log once and visible; not written never is; conditions held; stores equal the fold."""
-    for seed in range(block * SEEDS // 10, (block + 1) * SEEDS // 10):
-        try:
-            History(seed).run(60)
-        except AssertionError as error:
-            raise AssertionError(f"seed {seed}: {error}") from error
+    run_histories(range(block * SEEDS // 10, (block + 1) * SEEDS // 10))
 
 
 BUGS = ["answer-before-apply", "no-settlement", "unknown-as-not-written", "ignore-overlay"]
@@ -238,5 +241,4 @@ def test_the_judge_finds_seeded_bugs(bug: str, monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(GroupView, "get", blind)
     with pytest.raises((AssertionError, IndexError, ValueError)):
-        for seed in range(400):
-            History(seed).run(60)
+        run_histories(range(400))

@@ -93,7 +93,7 @@ class LocalLog:
     def describe_topics(
         self,
         names: Sequence[str],
-        deadline: Deadline,  # noqa: ARG002  of the port; nothing here waits
+        deadline: Deadline,
     ) -> dict[str, TopicInfo]:
         """Return those of *names* that exist."""
         found = [self._topics[name] for name in names if name in self._topics]
@@ -102,7 +102,7 @@ class LocalLog:
     def end_offsets(
         self,
         partitions: Sequence[TopicPartition],
-        deadline: Deadline,  # noqa: ARG002  of the port; nothing here waits
+        deadline: Deadline,
     ) -> dict[TopicPartition, int]:
         """Return the offset after the last durable record of each partition, from memory."""
         return self._ends(partitions)

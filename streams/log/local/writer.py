@@ -37,7 +37,7 @@ class LocalMembership:
         """What is owned now; None: nothing. Any thread."""
         return None if self._listener is None else self._ownership
 
-    def leave(self, deadline: Deadline) -> None:  # noqa: ARG002  the listener bounds its own time
+    def leave(self, deadline: Deadline) -> None:
         """Revoke everything, then own nothing. Idempotent."""
         listener = self._listener
         if listener is not None:
@@ -87,7 +87,7 @@ class LocalWriter:
         group: Sequence[ProducerRecord],
         *,
         ownership: Ownership,
-        positions: Mapping[int, int],  # noqa: ARG002  of the port: there is no group that could ask for them
+        positions: Mapping[int, int],
         deadline: Deadline,
     ) -> "Future[_Ends]":
         """Append and sync *group*; it is durable and visible to readers when this returns."""
@@ -105,7 +105,7 @@ class LocalWriter:
 
         return _done(append)
 
-    def close(self, deadline: Deadline) -> None:  # noqa: ARG002  of the port; nothing here waits
+    def close(self, deadline: Deadline) -> None:
         """Append nothing any more. Idempotent."""
         self._is_closed = True
 

@@ -1,0 +1,65 @@
+"""How fresh a read has to be, and what proves that it is: a lease, a barrier, an applied position, or the caller's leave.
+
+Nothing is read here. A proof is made before the read and looked at after it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from app.profiles.ports import Node, Reader
+from app.profiles.requests import STRICT, ReadOptions
+from streams.clock import Deadline
+from streams.errors import LeaseExpired
+from streams.records import TopicPartition
+
+
+class Proof(NamedTuple):
+    """Why a read may be answered without a lease: `is_strict` after a barrier, `is_positioned` after the caller's own
+    position was applied, or since he accepts `max_staleness_ms`."""
+
+    is_strict: bool = False
+    is_positioned: bool = False
+    max_staleness_ms: float = -1.0
+
+    def staleness_ms(self, reader: Reader) -> int:
+        """Return by how much what was just read may be out of date. Raises LeaseExpired when that is too much.
+
+        Called after the read: a process that was paused before it must not answer from the past.
+        """
+        if self.is_strict:
+            return 0
+        try:
+            reader.check_lease()
+        except LeaseExpired:
+            staleness_ms = reader.staleness_ms()
+            if self.is_positioned or staleness_ms <= self.max_staleness_ms:
+                return staleness_ms
+            raise
+        return 0
+
+
+BARRIER = Proof(is_strict=True)
+_LEASED = Proof()
+
+
+async def prove(
+    node: Node,
+    options: ReadOptions,
+    positions: Mapping[TopicPartition, int] | None,
+    partitions: Sequence[int],
+    deadline: Deadline,
+) -> Proof:
+    """Wait for what *options* ask for, as far as it concerns *partitions*; *positions* are those of the caller's token.
+
+    Raises Unavailable at the deadline.
+    """
+    is_positioned = False
+    if positions is not None:
+        targets = {place: offset for place, offset in positions.items() if place.partition in partitions}
+        is_positioned = bool(targets)
+        await node.wait_applied(targets, deadline)
+    if options.consistency == STRICT:
+        await node.barrier(partitions, deadline)
+        return BARRIER
+    staleness_s = options.max_staleness_s
+    return Proof(is_positioned=is_positioned, max_staleness_ms=-1.0 if staleness_s is None else staleness_s * 1000)
