@@ -1,4 +1,4 @@
-"""How fresh a read has to be, and what proves that it is: a lease, a barrier, an applied position, or the caller's leave.
+"""How fresh a read has to be, and what proves it: a lease, a barrier, an applied position, or the caller's leave.
 
 Nothing is read here. A proof is made before the read and looked at after it.
 """
