@@ -45,6 +45,18 @@ def test_it_unpacks_what_kafka_python_unpacks(batches: list[list[Any]], start: i
         assert (steps[0].start, steps[-1].batch.next_offset) == (start, ours.next_fetch_offset)
 
 
+@given(versions=st.lists(st.integers(1, 1200), min_size=10, max_size=60), kinds=st.lists(st.booleans(), min_size=60))
+def test_layouts_of_headers_that_repeat_change_nothing(versions: list[int], kinds: list[bool]) -> None:
+    """Many records of a few kinds, whose headers are taken apart by the layout of earlier ones: as if one by one."""
+    batch = [
+        (i, b"k", None, [("id", b"%032d" % i), ("é", b"x" if kind else b""), ("version", b"%d" % version)][: 3 - kind])
+        for i, (version, kind) in enumerate(zip(versions, kinds, strict=False))
+    ]
+    steps = unpacked_by(CommittedRecords, built(batch, 0), 0).take()
+    found = [list(record.headers) for step in steps for record in step.batch.records]
+    assert found == [pairs for *_, pairs in batch]
+
+
 @pytest.mark.parametrize("codec", [0, 1], ids=["plain", "gzip"])
 def test_a_flipped_bit_is_found(codec: int) -> None:
     """The sound batches before it are handed over, then comes an error, and never a wrong record."""

@@ -11,6 +11,7 @@ release is pinned to 3.0.x, and `tests/kafka/test_reader.py` fails when its shap
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Any, NamedTuple
 
 from kafka.errors import CorruptRecordError, KafkaConfigurationError, UnsupportedForMessageFormatError
@@ -54,6 +55,7 @@ class CommittedRecords:
         self._on_drain = on_drain
         self._aborted = deque(sorted(aborted_transactions or (), key=lambda one: one.first_offset))
         self._aborted_producers: set[int] = set()
+        self._layouts = _Layouts()
         self._is_drained = False
         self._error: Exception | None = None
 
@@ -97,7 +99,7 @@ class CommittedRecords:
         if not batch.validate_crc():
             raise CorruptRecordError(f"a checksum is wrong in {topic}-{partition} at offset {batch.base_offset}")
         if not self._is_aborted(batch) and not batch.is_control_batch:
-            decode(batch, topic, partition, self._first_offset, out)
+            decode(batch, topic, partition, self._first_offset, out, self._layouts)
         self.leader_epoch = batch.leader_epoch
         self.bytes_read += batch.size_in_bytes
         # The batch keeps its last offset when compaction removed the record there.
@@ -127,8 +129,10 @@ def install(consumer: Any) -> None:
     fetcher.PartitionRecords = CommittedRecords
 
 
-def decode(batch: Any, topic: str, partition: int, first_offset: int, out: list[Record]) -> None:
+def decode(batch: Any, topic: str, partition: int, first_offset: int, out: list[Record], layouts: "_Layouts") -> None:
     """Append the records of *batch* from *first_offset* on to *out*. Raises CorruptRecordError.
+
+    *layouts* are those of headers seen before in the partition, and are added to.
 
     Format: KIP-98, "message format v2". Written out flat: a call for each number would take most of the time.
     """
@@ -145,82 +149,101 @@ def decode(batch: Any, topic: str, partition: int, first_offset: int, out: list[
             while data[position] & 0x80:  # The length: the parts say it again.
                 position += 1
             position += 2  # Its last byte, and the attributes, which are not used.
-            byte = data[position]
-            position += 1
-            if byte & 0x80:
-                delta, position = _varint(data, position - 1)
+            if (byte := data[position]) < 0x80:
+                position += 1
+                timestamp = first_timestamp + ((byte >> 1) ^ -(byte & 1))
             else:
-                delta = (byte >> 1) ^ -(byte & 1)
-            timestamp = first_timestamp + delta if append_timestamp is None else append_timestamp
-            byte = data[position]
-            position += 1
-            if byte & 0x80:
-                delta, position = _varint(data, position - 1)
+                delta, position = _varint(data, position)
+                timestamp = first_timestamp + delta
+            if (byte := data[position]) < 0x80:
+                position += 1
+                offset = base_offset + (byte >> 1)
             else:
-                delta = byte >> 1
-            offset = base_offset + delta
-            byte = data[position]
-            position += 1
-            if byte & 0x80:
-                length, position = _varint(data, position - 1)
-            else:
+                delta, position = _varint(data, position)
+                offset = base_offset + delta
+            if (byte := data[position]) < 0x80:
+                position += 1
                 length = (byte >> 1) ^ -(byte & 1)
-            key = None
-            if length >= 0:
-                key = data[position : position + length]
-                position += length
-            byte = data[position]
-            position += 1
-            if byte & 0x80:
-                length, position = _varint(data, position - 1)
             else:
-                length = (byte >> 1) ^ -(byte & 1)
-            value = None
+                length, position = _varint(data, position)
+            key = value = None
             if length >= 0:
-                value = data[position : position + length]
-                position += length
-            headers = no_headers
+                key = data[position : (position := position + length)]
+            if (byte := data[position]) < 0x80:
+                position += 1
+                length = (byte >> 1) ^ -(byte & 1)
+            else:
+                length, position = _varint(data, position)
+            if length >= 0:
+                value = data[position : (position := position + length)]
             if data[position]:
-                headers, position = _headers(data, position)
+                headers, position = _headers(data, position, layouts)
             else:
+                headers = no_headers
                 position += 1
             if offset >= first_offset:
-                append(new(Record, (topic, partition, offset, timestamp, key, value, headers)))
+                append(new(Record, (topic, partition, offset, append_timestamp or timestamp, key, value, headers)))
     except (IndexError, UnicodeDecodeError) as error:
         raise CorruptRecordError(f"a batch of {topic}-{partition} at offset {base_offset} is malformed") from error
     if position != len(data):
         raise CorruptRecordError(f"a batch of {topic}-{partition} at offset {base_offset} has a wrong length")
 
 
-def _headers(data: bytes, position: int) -> tuple[Headers, int]:
+class _Layouts:
+    """The ways in which the headers of records were seen to lie in one fetched partition.
+
+    Records of one kind have the same names, and values of the same lengths: then one call of C takes all headers
+    apart, which one by one take more time than all the rest of a record.
+    """
+
+    LIMIT = 8
+    #: A layout costs more than it saves on one record, and live traffic comes record by record.
+    WORTHWHILE_AFTER = 4
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Struct, tuple[bytes, ...], tuple[str, ...]]] = []
+        self._misses = 0
+
+    def learn(self, data: bytes, start: int, headers: Headers) -> None:
+        """Note how *headers* lie from *start* on, where their count is."""
+        self._misses += 1
+        if self._misses < self.WORTHWHILE_AFTER or len(self.seen) >= self.LIMIT:
+            return
+        _, position = _varint(data, start)
+        form, before = [">"], start
+        for name, value in headers:
+            _, position = _varint(data, position)
+            _, position = _varint(data, position + len(name.encode()))
+            form.append(f"{position - before}s{len(value)}s")
+            position = before = position + len(value)
+        layout = Struct("".join(form))
+        # What lies before each value (names, lengths, the count) must be the same in another record.
+        self.seen.append((layout, layout.unpack_from(data, start)[::2], tuple(name for name, _ in headers)))
+
+
+def _headers(data: bytes, position: int, layouts: _Layouts) -> tuple[Headers, int]:
     """Return the headers whose count is at *position*, and the position after them."""
+    for layout, between, names in layouts.seen:
+        end = position + layout.size
+        if end <= len(data):
+            parts = layout.unpack_from(data, position)
+            if parts[::2] == between:
+                return tuple(zip(names, parts[1::2], strict=True)), end
+    start = position
     count, position = _varint(data, position)
-    names = _NAMES
     pairs = []
     for _ in range(count):
-        byte = data[position]
-        position += 1
-        if byte & 0x80:
-            length, position = _varint(data, position - 1)
-        else:
-            length = byte >> 1
-        raw = data[position : position + length]
-        position += length
-        name = names.get(raw)
+        length, position = _varint(data, position)
+        raw = data[position : (position := position + length)]
+        name = _NAMES.get(raw)
         if name is None:
             name = _name(raw)
-        byte = data[position]
-        position += 1
-        if byte & 0x80:
-            length, position = _varint(data, position - 1)
-        else:
-            length = (byte >> 1) ^ -(byte & 1)
-        if length >= 0:
-            pairs.append((name, data[position : position + length]))
-            position += length
-        else:
-            pairs.append((name, b""))  # The port knows no header without a value.
-    return tuple(pairs), position
+        length, position = _varint(data, position)
+        # The port knows no header without a value: it becomes an empty one.
+        pairs.append((name, data[position : (position := position + max(0, length))]))
+    headers = tuple(pairs)
+    layouts.learn(data, start, headers)
+    return headers, position
 
 
 #: Names of headers that were seen: there are few, and decoding each time costs more than looking it up.
@@ -237,11 +260,12 @@ def _name(raw: bytes) -> str:
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
     """Return the zigzag number of any length at *position*, and the position after it."""
-    result = shift = 0
-    while True:
+    byte = data[position]
+    position += 1
+    result, shift = byte & 0x7F, 7
+    while byte >= 0x80:
         byte = data[position]
         position += 1
         result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (result >> 1) ^ -(result & 1), position
         shift += 7
+    return (result >> 1) ^ -(result & 1), position

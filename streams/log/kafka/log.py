@@ -52,7 +52,7 @@ class KafkaLog:
         self._readers.append(reader)
         return reader
 
-    def open_writer(self, topics: Sequence[str], membership: Membership) -> KafkaWriter:  # noqa: ARG002
+    def open_writer(self, topics: Sequence[str], membership: Membership) -> KafkaWriter:
         """Return the node's one writer. The coordinator says whether a snapshot of *membership* is current; what the
         member itself believes proves nothing, so it is not asked."""
 
