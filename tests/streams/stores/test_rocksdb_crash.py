@@ -151,7 +151,7 @@ def test_a_killed_writer_leaves_rows_and_position_in_step(tmp_path: Path, mode: 
     chance = random.Random(SEED)
     kept_by_restore = 0
     for number in range(ROUNDS):
-        lines = chance.randrange(1, 300 if mode == "restoring" else 60)
+        lines = chance.randrange(1, 1000 if mode == "restoring" else 60)  # a flush comes after about 150
         if mode == "mixed" and number % 2:
             lines = chance.choice((10, 30, 50))  # the last commit of a restore: the next one flushes first
         committed = run_and_kill(tmp_path, mode, chance.randrange(1 << 30), lines=lines)
