@@ -35,6 +35,9 @@ _PAUSE_S = 0.001
 #: So much must be dirty before the ratio counts: every pass costs an fsync.
 _MINIMUM_DIRTY = 1_000
 _LOCAL_LAG_MS = 1_000
+#: A reader so far behind restores a store: it gets the machine for itself, but not for ever, should it hang.
+_FAR_BEHIND_RECORDS = 10_000
+_WAIT_FOR_READERS_S = 600.0
 _COMPACTION_INTERVAL_S = 10.0
 #: After this the bytes of what was removed leave the files, however few they are: they may be personal data.
 _LONGEST_COMPACTION_INTERVAL_S = 86_400.0
@@ -97,6 +100,7 @@ class Cleaner:
         self._removed_total = 0
         self._last_run_s = 0.0
         self._is_failing = False
+        self._waits_since: float | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -111,7 +115,10 @@ class Cleaner:
         """Clean all partitions that are due, or with *is_forced* all. Blocks; any thread. Raises LogError."""
         with self._lock:
             began = self._clock.monotonic()
-            removed = sum(self._clean(work, is_forced=is_forced) for work in self._work())
+            works = self._work()
+            if not is_forced and self._is_waiting(works, began):
+                return
+            removed = sum(self._clean(work, is_forced=is_forced) for work in works)
             if removed:
                 self._runs += 1
                 self._last_run_s = self._clock.monotonic() - began
@@ -139,6 +146,14 @@ class Cleaner:
                 if not self._is_failing and not self._is_stopping.is_set():
                     logger.warning("cleaning the log failed and will be tried again: %s", error)
                 self._is_failing = True
+
+    def _is_waiting(self, works: Sequence[Work], now: float) -> bool:
+        if sum(work.partition.end - work.passed for work in works) < _FAR_BEHIND_RECORDS:
+            self._waits_since = None
+            return False
+        if self._waits_since is None:
+            self._waits_since = now
+        return now - self._waits_since < _WAIT_FOR_READERS_S
 
     def _clean(self, work: Work, *, is_forced: bool) -> int:
         removed = 0

@@ -152,6 +152,25 @@ def test_young_records_are_not_touched_and_a_lagging_reader_keeps_them_longer(tm
     node.close()
 
 
+def test_the_cleaner_leaves_the_machine_to_a_restore_but_not_for_ever(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a reader is far behind nothing is cleaned in the background; after ten minutes it is all the same."""
+    monkeypatch.setattr("streams.log.local.cleaner._FAR_BEHIND_RECORDS", 10)
+    monkeypatch.setattr("streams.log.local.cleaner._MINIMUM_DIRTY", 1)
+    node = LocalNode(tmp_path / "log", clock=clock, config=CONFIG)
+    reader = node.log.open_reader()
+    reader.assign({AT: 0})
+    for i in range(10):
+        node.put(b"k", b"%d" % i)
+    node.log._cleaner.clean(is_forced=False)
+    assert node.log.gauges()["log_records"] == 10
+    clock.advance(600.0)
+    node.log._cleaner.clean(is_forced=False)
+    assert node.log.gauges()["log_records"] == 1
+    node.close()
+
+
 def test_retention_removes_old_records_and_says_so_to_a_store_that_missed_it(tmp_path: Path, clock: FakeClock) -> None:
     """`compact,delete`: what is older than retention.ms goes; 0 is still the beginning, a position between is not."""
     config = {**CONFIG, "cleanup.policy": "compact,delete", "retention.ms": "5000"}
