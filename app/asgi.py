@@ -53,6 +53,8 @@ class Lifespan:
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
         await asyncio.to_thread(self._assembly.stop, Deadline.after(_STOP_S, self._assembly.clock))
+        if self._assembly.fatal_error is not None:
+            state[START_ERROR] = self._assembly.fatal_error
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self, state: MutableMapping[str, Any]) -> BaseException | None:

@@ -104,6 +104,8 @@ class Entry:
 
 def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
     """Return why the request cannot be served whatever it asks for, or None."""
+    if b"" in headers:  # how gunicorn's C parser hands on a folded line (RFC 9112 section 5.2)
+        return Problem(400, "a header field has no name")
     host = headers.get(b"host")
     if host is None:
         if scope["http_version"] == "1.1":

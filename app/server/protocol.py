@@ -85,6 +85,7 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
         self._received_bytes = 0
         self._received_at_message_end = 0
         self._answered_request = 0
+        self._is_half_closed = False  # the client has sent all that it will ever send
         # The sweep's own notes: the phase it saw last, since when, and what had been received by the last progress.
         self._phase: tuple[str, int] | None = None
         self._phase_since = 0.0
@@ -109,11 +110,22 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
             if receiver is not None and receiver.buffered > _READ_AHEAD_BYTES:
                 self._pause_reading()
 
+    def eof_received(self) -> bool:
+        """A client may close its half of the connection behind its last request and still wait for the answer."""
+        receiver = self._body_receiver
+        self._is_half_closed = (
+            self._request_ready.is_set() and not self._closed and receiver is not None and receiver._complete
+        )
+        return self._is_half_closed
+
     def sweep(self, now: float) -> None:
         """Look at the connection's deadlines; *now* is the loop's time in seconds."""
         phase = self.phase()
         if phase is None:
             self._phase = None
+            return
+        if phase == IDLE and self._is_half_closed:
+            self.close()
             return
         key = (phase, self.req_count)
         if key != self._phase:
@@ -194,6 +206,9 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
 
     def _arm_keepalive_timer(self) -> None:
         """The sweep looks at idle connections; a timer for each request would only cost time."""
+
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
+        return self._is_half_closed or bool(super()._will_close(request, response_requires_close))
 
     def _is_websocket_upgrade(self, request: Any) -> bool:
         """No: `Upgrade` is ignored, as RFC 9110 section 7.8 allows, so its handshake cannot escape the deadlines."""

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: Exit code of a process that cannot start before somebody changes something (settings, a lock, a topic).
 EXIT_UNUSABLE = 2
-#: Key of the lifespan state under which an application leaves the error that kept it from starting.
+#: Key of the lifespan state under which an application leaves the error that kept it from starting, or from going on.
 START_ERROR = "start_error"
 #: Key of the lifespan state under which the application finds the worker's `EdgeStats`.
 EDGE_STATS = "edge"
@@ -149,6 +149,9 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         await self._wake.wait()
         await self._shutdown()
         heartbeat.cancel()
+        error = self.state.get(START_ERROR)
+        if isinstance(error, StreamsError) and not error.is_retriable:
+            self._give_up(error)  # a new worker would meet the same
 
     async def _start_application(self) -> None:
         self.state[EDGE_STATS] = self.stats
@@ -164,7 +167,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     def _give_up(self, error: StreamsError | OSError) -> None:
         """Exit with the code that makes the arbiter end as well: another try would meet the same error."""
-        logger.critical("cannot start: %s", error)
+        logger.critical("cannot run: %s", error)
         raise SystemExit(EXIT_UNUSABLE) from error
 
     async def _beat(self) -> None:
