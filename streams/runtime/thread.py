@@ -77,6 +77,7 @@ class StreamThread:
         self._on_fatal = on_fatal
         self._events: deque[Event] = deque()
         self._revocations: list[Revoked] = []
+        self._is_closed = False
         self._writer: LogWriter | None = None
         self._section: WriteSection | None = None
         #: What the stores are made from; None until the log was reached.
@@ -111,6 +112,8 @@ class StreamThread:
     def post(self, event: Event) -> None:
         """Queue *event* for the next turn, and rouse the loop. Any thread."""
         self._events.append(event)
+        if self._is_closed:
+            self._release_revocations()
         self._reader.wakeup()
 
     def stop(self, deadline: Deadline) -> None:
@@ -199,14 +202,20 @@ class StreamThread:
         for pending in self._table.take(self._table.queued):
             self._table.answer(pending, Refused(Unavailable("this node stopped before the command was begun")))
         self._table.flush()
-        for revoked in self._revocations:
-            revoked.is_released.set()
+        self._is_closed = True
+        self._release_revocations()
         if self._writer is not None:
             self._writer.close(Deadline.after(1.0, self._clock))
         self._reader.close()
         for task in self.tasks.values():
             task.close()
         self._on_change()
+
+    def _release_revocations(self) -> None:
+        """Nothing is in flight any more once the loop has ended: nobody need wait for it. Any thread."""
+        for event in (*self._revocations, *self._events):
+            if isinstance(event, Revoked):
+                event.is_released.set()
 
     def _take_events(self, section: WriteSection) -> None:
         while self._events:
