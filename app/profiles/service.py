@@ -329,16 +329,19 @@ class ProfileService:
         reader = self._node.reader(store, partition)
         try:
             return reader.get(key), reader
-        except StoreError as error:
-            raise self._store_failure(error, partition, reader) from error
+        except Exception as error:
+            raise self._store_failure(reader.explain(error), partition, reader) from error
 
-    def _store_failure(self, error: StoreError, partition: int, reader: Reader) -> Unavailable:
-        """Return what to raise for a store that failed: damage is rebuilt, a closed store has another owner."""
+    def _store_failure(self, error: Exception, partition: int, reader: Reader) -> Exception:
+        """Return what to raise for a store that failed: damage is rebuilt, a closed store has another owner. What is
+        no failure of a store is returned as it is."""
         if isinstance(error, StoreDamaged):
             reader.report_damage(error)
             return Unavailable("the store of this partition is being rebuilt", partition=partition)
         if isinstance(error, StoreClosed):
             return NotOwner("the partition is moving", partition=partition)
+        if not isinstance(error, StoreError | OSError):
+            return error
         return Unavailable("the store of this partition cannot be read", partition=partition)
 
     async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> Proof:

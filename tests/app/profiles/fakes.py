@@ -159,6 +159,9 @@ class FakeReader:
     def staleness_ms(self) -> int:
         return self._node.lapsed_ms
 
+    def explain(self, error: Exception) -> Exception:
+        return error
+
     def report_damage(self, error: BaseException) -> None:
         self._node.damaged.append(self._partition)
 
