@@ -3,13 +3,15 @@
 Source: `org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner.partitionForKey`.
 """
 
-from collections.abc import Iterable
-from functools import lru_cache
+from array import array
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from struct import unpack_from
 
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
+_HEX_ENDINGS = 16**4
 
 
 def murmur2(key: bytes) -> int:
@@ -35,11 +37,11 @@ def partition_for(key: bytes, partitions: int) -> int:
     return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-def ending_for(prefix: bytes, endings: Iterable[bytes], partition: int, partitions: int) -> bytes | None:
-    """Return the first of *endings* for which `prefix + ending` lies in *partition* of *partitions*, or None.
+def hex_ending_for(prefix: bytes, start: int, *, partition: int, partitions: int) -> bytes | None:
+    """Return four hexadecimal digits with which `prefix + digits` lies in *partition* of *partitions*, or None.
 
     To find a key that belongs to a wanted partition: *prefix*, whose length is a multiple of 4, is hashed once, and
-    each ending, of exactly 4 bytes, costs one step more instead of a whole hash. Any thread.
+    each ending tried, from the number *start* on, costs a third of a microsecond instead of a whole hash. Any thread.
     """
     state = _SEED ^ (len(prefix) + 4)
     for word in unpack_from(f"<{len(prefix) >> 2}I", prefix):
@@ -47,10 +49,20 @@ def ending_for(prefix: bytes, endings: Iterable[bytes], partition: int, partitio
         mixed = ((mixed ^ (mixed >> 24)) * _M) & _MASK
         state = ((state * _M) & _MASK) ^ mixed
     state = (state * _M) & _MASK
-    for ending in endings:
-        mixed = (int.from_bytes(ending, "little") * _M) & _MASK
-        last = state ^ (((mixed ^ (mixed >> 24)) * _M) & _MASK)
+    mixed_endings = _mixed_hex_endings()
+    for number in range(start, start + _HEX_ENDINGS):
+        last = state ^ mixed_endings[number & (_HEX_ENDINGS - 1)]
         last = ((last ^ (last >> 13)) * _M) & _MASK
         if ((last ^ (last >> 15)) & 0x7FFFFFFF) % partitions == partition:
-            return ending
+            return b"%04x" % (number & (_HEX_ENDINGS - 1))
     return None
+
+
+@cache  # 256 KiB, and some 50 ms at the first call
+def _mixed_hex_endings() -> Sequence[int]:
+    """Return, for each number of four hexadecimal digits, what its text contributes to the hash as the last word."""
+    table = array("I", bytes(4 * _HEX_ENDINGS))
+    for number in range(_HEX_ENDINGS):
+        mixed = (int.from_bytes(b"%04x" % number, "little") * _M) & _MASK
+        table[number] = ((mixed ^ (mixed >> 24)) * _M) & _MASK
+    return table

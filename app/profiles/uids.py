@@ -5,7 +5,7 @@ The source of randomness is passed in, so that tests can repeat a run.
 
 from collections.abc import Callable
 
-from streams.partitioner import ending_for
+from streams.partitioner import hex_ending_for
 
 #: Returns that many random bytes: `os.urandom`, or a seeded one in tests.
 RandomBytes = Callable[[int], bytes]
@@ -37,7 +37,6 @@ def draw_uid(random: RandomBytes, *, partition: int, partitions: int) -> str:
         text = text_of(random_id(random))
         start = int(text[-4:], 16)
         prefix = text[:-4].encode()
-        endings = (b"%04x" % (number & 0xFFFF) for number in range(start, start + 0x1_0000))
-        ending = ending_for(prefix, endings, partition, partitions)
+        ending = hex_ending_for(prefix, start, partition=partition, partitions=partitions)
         if ending is not None:
             return (prefix + ending).decode()

@@ -92,8 +92,8 @@ class RocksStoreFactory:
         self._tasks_dir.parent.mkdir(parents=True, exist_ok=True)
         make_private(self._tasks_dir)
         make_private(directory)
-        # A directory that has anything in it is never created anew: RocksDB would make an empty database beside the
-        # files of one whose CURRENT is lost, and call that a success.
+        # A directory that has anything in it is never created anew: where CURRENT and the WAL are lost, RocksDB would
+        # make an empty database among the remains and call that a success.
         is_new = not any(directory.iterdir())
         options = _options(self._cache, self._memtables, is_new=is_new)
         families = {name: _options(self._cache, self._memtables, is_new=is_new) for name in stores}

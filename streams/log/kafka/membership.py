@@ -84,7 +84,8 @@ class KafkaMembership:
         while not self._must_stop.is_set():
             try:
                 if self._consumer is None:
-                    self._consumer = self._join()
+                    self._join()
+                assert self._consumer is not None
                 is_stable = self._consumer.group_metadata().state == MemberState.STABLE
                 self._consumer.poll(timeout_ms=0 if is_stable else _JOIN_POLL_MS)
                 self._report(self._consumer)
@@ -100,11 +101,14 @@ class KafkaMembership:
                 self._must_stop.wait(self._backoff.next_s())
         self._close(self._deadline or Deadline.after(1.0, self._clock))
 
-    def _join(self) -> KafkaConsumer:
+    def _join(self) -> None:
         self._lease.end()
-        consumer = open_client(KafkaConsumer, member_config(self._settings), self._lease.network)
+        self._consumer = consumer = open_client(KafkaConsumer, member_config(self._settings), self._lease.network)
+        # Before the join: kafka-python forgets a topic that is subscribed to while another metadata request is under
+        # way, and a leader that knows no partitions assigns none.
+        while not consumer.partitions_for_topic(self._topic) and not self._must_stop.wait(_POLL_INTERVAL_S):
+            pass
         consumer.subscribe([self._topic], listener=_Rebalances(self, consumer))
-        return consumer
 
     def _report(self, consumer: KafkaConsumer) -> None:
         """Tell the listener about the join that has completed, if one has. Only `poll`, on this thread, completes

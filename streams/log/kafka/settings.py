@@ -120,6 +120,7 @@ def member_config(settings: KafkaSettings) -> dict[str, Any]:
         # Keeps what a member has across a rebalance: only what moves stops.
         "partition_assignment_strategy": (CooperativeStickyAssignor,),
         "retry_backoff_ms": 20,
+        "metadata_max_age_ms": 5_000,  # a member that assigned on old metadata assigns again so much later
     }
 
 

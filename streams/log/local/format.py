@@ -222,4 +222,7 @@ def parse_cleaning(row: bytes | None) -> Cleaning:
 
 def encoded_bytes(record: ProducerRecord) -> int:
     """Return about how much *record* counts against `max.message.bytes`."""
-    return len(record.key or b"") + len(record.value or b"") + sum(len(n) + len(v) for n, v in record.headers)
+    size_bytes = len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size_bytes += len(name) + len(value)
+    return size_bytes
