@@ -291,14 +291,17 @@ def test_counts_and_sizes_are_about_right(opened: Callable[[], TaskStore]) -> No
 def test_readers_survive_the_closing(factory: StoreFactory) -> None:
     """Threads that read while the store is closed get rows or an error that means StoreClosed; and the store can be
     opened again at once."""
+    store = factory.open(3, STORES, IDENTITY)
     for _ in range(10):
-        store = factory.open(3, STORES, IDENTITY)
         write(store, [("rows", b"%d" % number, b"v") for number in range(3000)], 1)
-        assert close_under_readers(store, readers=4) == [StoreClosed] * 4
+        store, errors = reopen_under_readers(factory, store, readers=4)
+        assert errors == [StoreClosed] * 4
 
 
-def close_under_readers(store: TaskStore, *, readers: int) -> list[type[Exception]]:
-    """Close *store* while threads get and scan; return what their errors meant."""
+def reopen_under_readers(
+    factory: StoreFactory, store: TaskStore, *, readers: int
+) -> tuple[TaskStore, list[type[Exception]]]:
+    """Close *store* while threads get and scan, and open it again; return it, and what the threads' errors meant."""
     started = threading.Barrier(readers + 1)
     errors: list[type[Exception]] = []
 
@@ -319,6 +322,7 @@ def close_under_readers(store: TaskStore, *, readers: int) -> list[type[Exceptio
         thread.start()
     started.wait()
     store.close()
+    reopened = factory.open(3, STORES, IDENTITY)
     for thread in threads:
         thread.join(timeout=10)
-    return errors
+    return reopened, errors

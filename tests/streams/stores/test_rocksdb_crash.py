@@ -199,6 +199,7 @@ def test_a_creation_that_was_cut_off_is_no_store(tmp_path: Path) -> None:
     directory = tmp_path / "tasks" / "0"
     directory.mkdir(parents=True)
     workload.factory(tmp_path).open(0, workload.STORES, workload.IDENTITY).close()
-    (directory / "CURRENT").unlink()
+    for path in (directory / "CURRENT", *directory.glob("*.log")):
+        path.unlink()
     with pytest.raises(StoreDamaged):
         workload.factory(tmp_path).open(0, workload.STORES, workload.IDENTITY)
