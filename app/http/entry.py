@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
-from app.http.context import DUE, RECEIVE, REQUEST_ID, STARTED, RequestIds
+from app.http.context import DUE, HEADERS, RECEIVE, REQUEST_ID, STARTED, RequestIds
 from app.http.fastpath import NOT_PLAIN, FastPath
 from app.http.headers import usable_request_id
 from app.http.ports import Metrics
@@ -74,6 +74,7 @@ class Entry:
         scope[REQUEST_ID] = request_id
         scope[STARTED] = started
         scope[DUE] = started + self._timeout_s
+        scope[HEADERS] = headers
         scope[RECEIVE] = receive
         await self.api(scope, _without_body(receive), send)
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from falcon.asgi import Request
 
-from app.http.context import RECEIVE
+from app.http.context import RECEIVE, header
 from app.http.problems import MAX_BODY_BYTES, Problem
 
 MAX_DEPTH = 32
@@ -29,7 +29,7 @@ async def read_json(req: Request, *, media_types: Sequence[str], seconds: float)
     a byte is read, and counted while it is read), 400 for what is not strict JSON, 408 when it did not arrive in time.
     """
     check_media_type(req, media_types)
-    length = req.get_header("Content-Length")
+    length = header(req, b"content-length")
     if length is not None and _LENGTH.fullmatch(length) is None:
         raise Problem("invalid-parameter", "Content-Length is not a number", parameter="Content-Length")
     if length is not None and (len(length) > 8 or int(length) > MAX_BODY_BYTES):
@@ -70,7 +70,7 @@ def check_media_type(req: Request, media_types: Sequence[str]) -> None:
         is_utf8 = _CHARSET_UTF8.fullmatch(parameters) is not None
         if name.strip().lower() not in media_types or not is_utf8:
             _unsupported(media_types, "send JSON in UTF-8 and say so in Content-Type")
-    if req.get_header("Content-Encoding") is not None:
+    if header(req, b"content-encoding") is not None:
         _unsupported(media_types, "Content-Encoding is not supported", {"Accept-Encoding": "identity"})
 
 

@@ -6,7 +6,7 @@ here. The stored bytes are served as they are; nobody parses them.
 
 from falcon.asgi import Request, Response
 
-from app.http.context import deadline, parameter, read_options
+from app.http.context import deadline, header, parameter, read_options
 from app.http.errors import served_by_value
 from app.http.headers import (
     etag,
@@ -40,7 +40,7 @@ class Profiles:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         _refuse_if_none_match(req)
-        key = parse_idempotency_key(req.get_header("Idempotency-Key"))
+        key = parse_idempotency_key(header(req, b"idempotency-key"))
         due = deadline(req)
         document = await read_json(req, media_types=JSON_TYPES, seconds=due.remaining_s(self._clock))
         _pass_trace_on(req)
@@ -112,11 +112,11 @@ class Profile:
 def answer_read(req: Request, resp: Response, read: Read) -> None:
     """Answer with a profile that was found, or as its ETag says: 304 by If-None-Match, 412 by If-Match."""
     version = read.profile.version
-    if_match = parse_if_match(req.get_header("If-Match"))
+    if_match = parse_if_match(header(req, b"if-match"))
     if if_match is not None and if_match != ANY and version not in if_match:
         raise VersionMismatch(version)
     # The order of the headers is that of the fast path, which answers the same bytes.
-    if matches_none_of(req.get_header("If-None-Match"), version):
+    if matches_none_of(header(req, b"if-none-match"), version):
         resp.content_type = MEDIA_JSON
         resp.data = read.profile.body
     else:
@@ -124,7 +124,7 @@ def answer_read(req: Request, resp: Response, read: Read) -> None:
     resp.set_header("ETag", etag(version))
     resp.set_header("Cache-Control", CACHE_CONTROL)
     resp.set_header("Profile-Served-By", served_by_value(read.served_by))
-    prefer = req.get_header("Prefer")
+    prefer = header(req, b"prefer")
     if prefer is not None:
         staleness_s = parse_prefer(prefer).max_staleness_s
         if staleness_s is not None:
@@ -138,7 +138,7 @@ def _answer_write(req: Request, resp: Response, written: Written, service: Servi
     resp.set_header("ETag", etag(profile.version))
     resp.set_header("Cache-Control", CACHE_CONTROL)
     resp.set_header("Profile-Position", service.position_token(written.positions))
-    prefer = req.get_header("Prefer")
+    prefer = header(req, b"prefer")
     if prefer is not None and parse_prefer(prefer).is_minimal:
         resp.set_header("Preference-Applied", "return=minimal")
         if resp.status_code != 201:
@@ -157,19 +157,19 @@ def _checked(uid: str) -> str:
 
 def _condition(req: Request) -> IfMatch:
     _refuse_if_none_match(req)
-    return parse_if_match(req.get_header("If-Match"))
+    return parse_if_match(header(req, b"if-match"))
 
 
 def _refuse_if_none_match(req: Request) -> None:
     """Refuse writes under `If-None-Match`: who sends `*` with a PUT wants to create, which PUT never does here, and
     ignoring the condition would overwrite what he wanted to keep (RFC 9110 section 13.1.2)."""
-    if req.get_header("If-None-Match") is not None:
+    if header(req, b"if-none-match") is not None:
         raise Problem("invalid-parameter", "a write cannot have If-None-Match", parameter="If-None-Match")
 
 
 def _pass_trace_on(req: Request) -> None:
     # Also when there is none: a context may be used by more than one request.
-    TRACEPARENT.set(usable_traceparent(req.get_header("traceparent")))
+    TRACEPARENT.set(usable_traceparent(header(req, b"traceparent")))
 
 
 def _limit(text: str | None) -> int:
