@@ -11,6 +11,7 @@ from typing import Any
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
+from app.http.ops import QUARANTINE_LIMIT
 from app.http.problems import JSON_TYPES, MEDIA_PROBLEM, PATCH_TYPES, PROBLEMS
 from app.http.profiles import DEFAULT_LIMIT, MAX_LIMIT, MEDIA_JSON
 from app.profiles.schema import READ_ONLY, ProfileContent, ProfileRepresentation
@@ -153,6 +154,7 @@ def _parameters() -> dict[str, Document]:
         "limit": query(
             "limit", "Profiles on a page.", type="integer", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT
         ),
+        "records": query("limit", "Records to list.", type="integer", minimum=1, maximum=QUARANTINE_LIMIT, default=100),
         "cursor": query("cursor", "`next` of the page before."),
         "consistency": query("consistency", "Who may answer a read.", enum=["owner", "strict"], default="owner"),
         "verbose": query("verbose", "Show the tasks of a ready node, too."),
@@ -164,7 +166,7 @@ def _parameters() -> dict[str, Document]:
             "Idempotency-Key", 'A string in quotes ("..."): a repeated create with it gets the first outcome.'
         ),
         "RequestTimeout": header("Request-Timeout", "Seconds after which the client stops to wait; at most 10."),
-        "RequestId": header("X-Request-Id", "An id for logs; made here when absent.", maxLength=128),
+        "RequestId": header("X-Request-Id", "An id for logs; made here when absent, strange or above 128 characters."),
     }
 
 
@@ -274,7 +276,7 @@ def _operations() -> Document:
         "/quarantine": _get(
             "quarantine",
             "Records that could not be processed",
-            parameters=("limit",),
+            parameters=("records",),
             failures={"400": "limit is not valid.", "403": "The client is not on this machine."},
         ),
         "/api/openapi.json": _get("openapi", "This document"),

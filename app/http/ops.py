@@ -15,7 +15,7 @@ from app.http.ports import Metrics, NodeView, TaskHealth
 from app.http.problems import Problem
 from app.http.profiles import MEDIA_JSON
 
-_QUARANTINE_LIMIT = 1000
+QUARANTINE_LIMIT = 1000
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "Via")
 
 
@@ -77,8 +77,8 @@ class Quarantine:
             raise Problem(403, "only for clients on this machine")
         text = parameter(req, "limit") or "100"
         limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
-        if not 1 <= limit <= _QUARANTINE_LIMIT:
-            raise Problem("invalid-parameter", f"limit is a number from 1 to {_QUARANTINE_LIMIT}", parameter="limit")
+        if not 1 <= limit <= QUARANTINE_LIMIT:
+            raise Problem("invalid-parameter", f"limit is a number from 1 to {QUARANTINE_LIMIT}", parameter="limit")
         # In a thread: the node scans its stores.
         records = await asyncio.to_thread(self._node.quarantine, limit)
         items = [
