@@ -22,6 +22,7 @@ from app.profiles.topics import TopicNames, topic_specs
 from app.profiles.topology import STORE_FORMAT, build
 from streams.clock import Clock, Deadline, SystemClock
 from streams.config import RuntimeConfig
+from streams.errors import StreamsError
 from streams.files import write_durably
 from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicSpec
@@ -73,7 +74,8 @@ class Assembly:
     def give_up(self, error: BaseException) -> None:
         """The node cannot go on: end the process in order, and let whoever supervises it start another."""
         self.fatal_error = error
-        logger.critical("the node gives up: %s", error)
+        trace = None if isinstance(error, StreamsError) else error  # our own errors say what to do
+        logger.critical("the node gives up: %s", error, exc_info=trace)
         if self.node.thread.partitions:
             os.kill(os.getpid(), signal.SIGTERM)
 

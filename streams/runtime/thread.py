@@ -190,10 +190,8 @@ class StreamThread:
                 self._is_stopping.wait(backoff.next_s())
             while not self._is_stopping.is_set():
                 self.run_once(_IDLE_POLL_S)
-        except BaseException as error:
-            logger.critical("stream thread ended", exc_info=error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, somebody has to end the process for it
             self._on_fatal(error)
-            raise
         finally:
             self.close()
 

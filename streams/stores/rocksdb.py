@@ -41,13 +41,10 @@ from streams.clock import Clock
 from streams.errors import StoreClosed, StoreDamaged, StoreLocked, StoreMismatch
 from streams.stores.base import Getter, StoreBatch, StoreIdentity
 from streams.stores.directory import lock_holder, make_private
+from streams.stores.metadata import COMMITS, commit_row, identity_row, state_row
 
-_LAYOUT_VERSION = 1
 _IDENTITY = b"identity"
 _STATE = b"state"
-#: Slots for the numbers of the last commits. A gap shows as long as fewer were made after it; it can arise only while
-#: a memtable waits to be flushed, some 0.1 s.
-_COMMITS = 4096
 #: All memtables of the process: one that fills up makes the fullest database flush.
 _MEMTABLES_BYTES = 32 << 20
 
@@ -104,9 +101,9 @@ class RocksStoreFactory:
         store = RocksTaskStore(directory, database, stores)
         try:
             if is_new:
-                store.initialise(_identity_row(task, stores, identity, self._clock.time_ms()))
+                store.initialise(identity_row(task, stores, identity, self._clock.time_ms()))
             else:
-                store.load(_identity_row(task, stores, identity, 0), self._clock.time_ms(), self._max_age_ms)
+                store.load(identity_row(task, stores, identity, 0), self._clock.time_ms(), self._max_age_ms)
         except BaseException:
             store.close()
             raise
@@ -221,8 +218,8 @@ class RocksTaskStore:
         caught_up_ms = self._caught_up_ms if caught_up_ms is None else caught_up_ms
         commits = self._commits + 1
         raw = batch.raw
-        raw.put(_STATE, _state_row(positions, caught_up_ms, commits))
-        raw.put(*_commit_row(commits))
+        raw.put(_STATE, state_row(positions, caught_up_ms, commits))
+        raw.put(*commit_row(commits))
         self._has_unlogged = is_restoring
         self._call(lambda: self._database.write(raw, self._unlogged if is_restoring else self._logged))
         self._commits = commits
@@ -265,7 +262,7 @@ class RocksTaskStore:
         """Write who the database belongs to, before anything else."""
         batch = WriteBatch(raw_mode=True)
         batch.put(_IDENTITY, identity)
-        batch.put(_STATE, _state_row({}, None, 0))
+        batch.put(_STATE, state_row({}, None, 0))
         self._call(lambda: self._database.write(batch))
 
     def load(self, expected: bytes, now_ms: int, max_age_ms: int | None) -> None:
@@ -281,7 +278,7 @@ class RocksTaskStore:
             raise StoreDamaged(f"{self._directory} does not say what it is") from error
         if found != wanted:
             raise StoreMismatch(f"{self._directory} belongs to {found}, not to {wanted}")
-        if rows != dict(map(_commit_row, range(max(0, commits - _COMMITS) + 1, commits + 1))):
+        if rows != dict(map(commit_row, range(max(0, commits - COMMITS) + 1, commits + 1))):
             raise StoreDamaged(f"{self._directory} lost commits before its last one, the {commits}th")
         # A restore that was interrupted never caught up: what it read is as old as the database.
         age_ms = now_ms - (created_ms if caught_up_ms is None else caught_up_ms)
@@ -389,25 +386,3 @@ def _explained(error: Exception) -> Exception:
         if message.endswith(os.strerror(code)):
             return OSError(code, message)
     return StoreDamaged(message)
-
-
-def _identity_row(task: int, stores: Sequence[str], identity: StoreIdentity, created_ms: int) -> bytes:
-    return json.dumps(
-        {
-            "layout": _LAYOUT_VERSION,
-            "task": task,
-            "stores": sorted(stores),
-            "topic_ids": dict(sorted(identity.topic_ids.items())),
-            "partitions": identity.partitions,
-            "format_version": identity.format_version,
-            "created_ms": created_ms,
-        }
-    ).encode()
-
-
-def _state_row(positions: Mapping[str, int], caught_up_ms: int | None, commits: int) -> bytes:
-    return json.dumps({"positions": dict(positions), "caught_up_ms": caught_up_ms, "commits": commits}).encode()
-
-
-def _commit_row(number: int) -> tuple[bytes, bytes]:
-    return b"commit" + (number % _COMMITS).to_bytes(2, "big"), number.to_bytes(8, "big")

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 LEASE_MARGIN_S = 0.5
 #: While joined, `poll` is called with no wait of its own: it would spin as long as a heartbeat is overdue.
 _POLL_INTERVAL_S = 0.05
-_JOIN_POLL_MS = 250
+#: And while joining this bounds how late the end of a join is seen: `poll` goes on waiting after it.
+_JOIN_POLL_MS = 100
 _MEMBER_FILE = "kafka-member"
 
 
@@ -88,6 +89,7 @@ class KafkaMembership:
                 assert self._consumer is not None
                 is_stable = self._consumer.group_metadata().state == MemberState.STABLE
                 self._consumer.poll(timeout_ms=0 if is_stable else _JOIN_POLL_MS)
+                _resume_join(self._consumer)
                 self._report(self._consumer)
                 self._is_known_broken = False
                 self._backoff.reset()
@@ -254,6 +256,16 @@ class _Lease:
 
 #: ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID. A rebalance in progress only lets the lease run on.
 _NOT_A_MEMBER = frozenset({22, 25, 82})
+
+
+def _resume_join(consumer: KafkaConsumer) -> None:
+    """Make the next `poll` wait for a join that was under way when the last one ran out of time.
+
+    kafka-python forgets such a join when it was begun for changed metadata: it then heartbeats no more, and never
+    finds out that the group went on without it.
+    """
+    if consumer.group_metadata().state == MemberState.REBALANCING:
+        consumer._coordinator.request_rejoin()
 
 
 def _numbers(partitions: Collection[TopicPartition]) -> frozenset[int]:
