@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
-from tests.e2e.conftest import NewService
+from tests.e2e.conftest import kafka_environment
 from tests.support.client import Client, Reply
 from tests.support.service import Service
 
@@ -14,10 +14,12 @@ RACERS = 64
 ROUNDS = 5
 
 
-@pytest.fixture
-def service(new_service: NewService, log_environment: Mapping[str, str]) -> Service:
-    """A running node on either log."""
-    return new_service(**log_environment).start()
+@pytest.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def service(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A running node on either log; each race uses e-mails of its own."""
+    settings = {} if request.param == "embedded" else kafka_environment(request.getfixturevalue("broker"))
+    with Service(tmp_path_factory.mktemp("races"), environment=settings) as running:
+        yield running.start()
 
 
 def race(service: Service, scenario: Callable[[Sequence[Client]], Awaitable[None]]) -> None:
@@ -46,10 +48,10 @@ def test_one_writer_wins_each_version(service: Service, method: str) -> None:
     """Of 64 conditional writes of one version exactly one succeeds, and all others get 412 (404 after a deletion)."""
 
     async def scenario(clients: Sequence[Client]) -> None:
-        uid = (await create(clients[0], "start", "race@mail.com")).json()["uid"]
+        uid = (await create(clients[0], "start", f"{method}@mail.com")).json()["uid"]
         for version in range(1, 2 if method == "DELETE" else ROUNDS + 1):
             documents = [
-                None if method == "DELETE" else {"username": f"{version}-{i}", "email": "race@mail.com"}
+                None if method == "DELETE" else {"username": f"{version}-{i}", "email": f"{method}@mail.com"}
                 for i in range(RACERS)
             ]
             condition = {"If-Match": f'"{version}"'}
