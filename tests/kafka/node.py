@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from streams.clock import Deadline, SystemClock
+from streams.errors import Fenced
 from streams.log.base import Ownership, TopicSpec
 from streams.log.kafka import KafkaLog
 from streams.log.kafka.reader import KafkaReader
@@ -34,10 +35,16 @@ class Node:
         return self
 
     def owner(self) -> "Node":
-        """Join, wait until every partition is owned, and fence."""
-        self.join().wait_until_owned()
-        self.fence()
-        return self
+        """Join, wait until every partition is owned, and fence; again when the group has gone on meanwhile."""
+        self.join()
+        while True:
+            generation = self.wait_until_owned().generation
+            try:
+                self.fence()
+            except Fenced:
+                self.wait_until_owned(after_generation=generation)
+            else:
+                return self
 
     def on_assigned(self, ownership: Ownership) -> None:
         with self._changed:

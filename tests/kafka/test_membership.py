@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
 
 from streams.log.kafka import KafkaLog
 from tests.kafka.node import CLOCK, Node, within
@@ -74,6 +75,19 @@ def test_a_member_that_was_removed_loses_everything_and_joins_again(
     assert node.membership.lease_until > CLOCK.monotonic()
     node.fence()
     node.append(b"x")
+
+
+def test_a_join_that_takes_longer_than_a_poll_is_not_forgotten(
+    kafka_broker: str, open_log: OpenLog, prefix: str
+) -> None:
+    """Changed metadata makes a member rejoin in the middle of its quiet life: it gets to the end of that join, and
+    goes on heartbeating."""
+    node = Node(open_log(kafka_broker), [prefix + "t"]).owner()
+    admin = KafkaAdminClient(bootstrap_servers=kafka_broker)
+    admin.create_partitions({prefix + "t": 3})
+    admin.close()
+    node.wait_until_owned(partitions=3)
+    assert node.membership.lease_until > CLOCK.monotonic()
 
 
 def test_a_killed_node_owns_again_long_before_its_session_ends(

@@ -95,8 +95,8 @@ class Cluster:
     def start(self) -> None:
         """Format and start all brokers; return when every one serves clients. Raises TimeoutError, with the tail of
         the logs."""
+        self._format()
         for broker in self._ports:
-            self._format(broker)
             self._spawn(broker)
         self.wait_until_serving()
 
@@ -164,30 +164,36 @@ class Cluster:
         return self._directory / f"broker-{broker}"
 
     def _serving(self) -> set[int]:
-        for port in self._ports.values():
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
-                break
-        else:
-            return set()
-        try:
-            with KafkaAdminClient(bootstrap_servers=self.bootstrap_servers, bootstrap_timeout_ms=2000) as admin:
-                return {int(broker["broker_id"]) for broker in admin.describe_cluster()["brokers"]}
-        except KafkaError:
-            return set()
+        """Return the brokers that answer themselves; others may go on naming one that is dead."""
+        found = set()
+        for broker, process in self._processes.items():
+            if process.poll() is not None:
+                continue
+            with contextlib.suppress(OSError, KafkaError):
+                socket.create_connection(self.address(broker), timeout=0.2).close()
+                at = f"127.0.0.1:{self._ports[broker]}"
+                with KafkaAdminClient(bootstrap_servers=at, bootstrap_timeout_ms=2000) as admin:
+                    if broker in {int(one["broker_id"]) for one in admin.describe_cluster()["brokers"]}:
+                        found.add(broker)
+        return found
 
-    def _format(self, broker: int) -> None:
-        home = self._home(broker)
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        (home / "log4j2.properties").write_text(_LOGGING)
-        properties = "\n".join(f"{name}={value}" for name, value in self._properties(broker).items())
-        (home / "server.properties").write_text(properties + "\n")
-        config = str(home / "server.properties")
-        arguments = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", config]
-        done = subprocess.run([*self._command(broker), *arguments], capture_output=True, timeout=60, check=False)
-        if done.returncode:
-            raise RuntimeError(f"cannot format broker {broker}: {done.stdout.decode()}{done.stderr.decode()}")
+    def _format(self) -> None:
+        """Write the configuration of every broker and format its directory; all at once, each takes a JVM."""
+        running = []
+        for broker in self._ports:
+            home = self._home(broker)
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            (home / "log4j2.properties").write_text(_LOGGING)
+            config = home / "server.properties"
+            config.write_text("".join(f"{name}={value}\n" for name, value in self._properties(broker).items()))
+            arguments = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(config)]
+            command = [*self._command(broker), *arguments]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        for process in running:
+            output, _ = process.communicate(timeout=START_TIMEOUT_S)
+            if process.returncode:
+                raise RuntimeError(f"cannot format a broker: {output.decode()}")
 
     def _spawn(self, broker: int) -> None:
         home = self._home(broker)

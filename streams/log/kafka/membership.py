@@ -106,11 +106,11 @@ class KafkaMembership:
     def _join(self) -> None:
         self._lease.end()
         self._consumer = consumer = open_client(KafkaConsumer, member_config(self._settings), self._lease.network)
-        # Before the join: kafka-python forgets a topic that is subscribed to while another metadata request is under
-        # way, and a leader that knows no partitions assigns none.
-        while not consumer.partitions_for_topic(self._topic) and not self._must_stop.wait(_POLL_INTERVAL_S):
-            pass
         consumer.subscribe([self._topic], listener=_Rebalances(self, consumer))
+        # A request for metadata before the join: kafka-python may have none of a topic that was subscribed to while
+        # another request was under way. A leader that knows no partitions assigns none, and then joins once more.
+        while self._topic not in consumer.topics() and not self._must_stop.wait(_POLL_INTERVAL_S):
+            pass
 
     def _report(self, consumer: KafkaConsumer) -> None:
         """Tell the listener about the join that has completed, if one has. Only `poll`, on this thread, completes
