@@ -1,6 +1,7 @@
 """The fenced table for an event loop: submit a command, await its outcome.
 
-Outcomes come in batches from the stream thread and cross to the loop with one wake-up for each batch.
+Outcomes come in batches from the stream thread and cross to the loop with one wake-up for each batch. The table answers
+every command by its deadline; a look at all that wait, twice a second, is for a stream thread that is stuck in the disk.
 """
 
 import asyncio
@@ -10,7 +11,8 @@ from streams.clock import Clock, Deadline
 from streams.runtime.commands import Command, Outcome, Unknown
 from streams.runtime.table import FencedTable
 
-_GRACE_S = 0.5  # the table answers at the deadline itself; this is for a stream thread that is stuck
+_GRACE_S = 0.5
+_LOOK_INTERVAL_S = 0.5
 
 
 class AsyncTable:
@@ -20,27 +22,41 @@ class AsyncTable:
         self._table = table
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
+        # A timer for each command would cost as much as waking its caller.
+        self._waiting: dict[asyncio.Future[Outcome], tuple[float, bytes]] = {}
+        self._is_looking = False
 
     async def execute(self, command: Command, deadline: Deadline) -> Outcome:
-        """Return the outcome of *command*, a little after *deadline* at the latest. Raises Overloaded or Draining."""
+        """Return the outcome of *command*, a second after *deadline* at the latest. Raises Overloaded or Draining."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
         self._table.submit(command, deadline, self, outcome)
-        timer = loop.call_later(
-            deadline.remaining_s(self._clock) + _GRACE_S, _resolve, outcome, Unknown(command.event_id)
-        )
+        self._waiting[outcome] = deadline.at + _GRACE_S, command.event_id
+        if not self._is_looking:
+            self._is_looking = True
+            loop.call_later(_LOOK_INTERVAL_S, self._look)
         try:
             return await outcome
         finally:
-            timer.cancel()
+            del self._waiting[outcome]
 
     def deliver(self, outcomes: list[tuple[Any, Outcome]]) -> None:
         """Called by the stream thread; see `streams.runtime.table.Receiver`."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_resolve_all, outcomes)
+
+    def _look(self) -> None:
+        """Answer those whose time is over."""
+        now = self._clock.monotonic()
+        for outcome, (due, event_id) in self._waiting.items():
+            if due <= now:
+                _resolve(outcome, Unknown(event_id))
+        self._is_looking = bool(self._waiting)
+        if self._is_looking and self._loop is not None:
+            self._loop.call_later(_LOOK_INTERVAL_S, self._look)
 
 
 def _resolve_all(outcomes: list[tuple["asyncio.Future[Outcome]", Outcome]]) -> None:
