@@ -1,7 +1,7 @@
 """The fenced table for an event loop: submit a command, await its outcome.
 
-Outcomes come in batches from the stream thread and cross to the loop with one wake-up for each batch. The table answers
-every command by its deadline; a look at all that wait, twice a second, is for a stream thread that is stuck in the disk.
+Outcomes come in batches from the stream thread and cross to the loop with one wake-up for each batch. The table
+answers every command by its deadline; a look at all that wait, twice a second, is for a stream thread that is stuck.
 """
 
 import asyncio
