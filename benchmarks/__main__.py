@@ -65,6 +65,7 @@ def main() -> int:
     tables: list[Table] = []
     missing: list[str] = []
     begun = time.monotonic()
+    facts = machine.describe()  # before there is any load of ours
     home = Path(tempfile.mkdtemp(prefix="profiles-bench-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -89,10 +90,11 @@ def main() -> int:
             f"Load: {load.GENERATOR}; its percentiles are corrected for coordinated omission",
             f"Figures are the median (least to greatest) of {plan.runs} runs of {plan.seconds} s each, after a warm-up",
             "Client, service and broker share the cores; loopback only",
+            *(["A quick run: too short for figures to quote"] if arguments.quick else []),
             *missing,
         ]
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-        output.write_text(document(tables, machine=machine.describe(), method=method, date=today))
+        output.write_text(document(tables, machine=facts, method=method, date=today))
         print(f"written: {output}")
     return 1 if missing else 0
 

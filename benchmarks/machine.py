@@ -68,6 +68,7 @@ def describe() -> list[str]:
     return [
         f"{os.cpu_count()} cores ({_processor()}), {memory_gb:.0f} GB, {platform.system()} {platform.release()}",
         f"Python {platform.python_version()}, {versions}",
+        f"Load average when it began: {os.getloadavg()[0]:.1f} (much above 0: the figures are of a disturbed run)",
         f"`fdatasync` of 4 KiB in the directory used: {fdatasync_ms():.2f} ms (median of 200)",
     ]
 

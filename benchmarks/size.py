@@ -1,6 +1,6 @@
 """What grows with the number of profiles and what does not: restore, start, memory, the cost of a request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.bootstrap import open_stores
@@ -11,6 +11,7 @@ from benchmarks.report import Table, middle, spread
 from streams.clock import SystemClock
 
 _RESTORE_TIMEOUT_S = 300.0
+_SHORTEST_RESTORE_S = 1.0
 
 
 def measure(plan: Plan, directory: Path) -> Table:
@@ -48,13 +49,13 @@ def measure_kafka(plan: Plan, directory: Path, *, bootstrap_servers: str) -> Tab
     )
     settings = preload.settings_of(directory / "state", bootstrap_servers)
     preload.fill(settings, directory / "sample.tsv", first=0, count=plan.kafka_restore)
-    starts, rates = _restores(plan, directory, settings, plan.kafka_restore)
-    table.rows.append((f"{plan.kafka_restore:,}", spread(rates), spread(starts, 2)))
+    starts, restores = _restores(plan, directory, settings)
+    table.rows.append((f"{plan.kafka_restore:,}", _rate(plan.kafka_restore, restores), spread(starts, 2)))
     return table
 
 
 def _with(plan: Plan, home: Path, settings: Mapping[str, str], count: int) -> tuple[str, ...]:
-    starts, rates = _restores(plan, home, settings, count)
+    starts, restores = _restores(plan, home, settings)
     rates_of: dict[str, list[float]] = {"get": [], "update": []}
     with servers.service(home, settings) as service:
         started_mb = service.rss_mb()
@@ -67,7 +68,7 @@ def _with(plan: Plan, home: Path, settings: Mapping[str, str], count: int) -> tu
         loaded_mb = service.rss_mb()
     return (
         f"{count:,}",
-        spread(rates),
+        _rate(count, restores),
         spread(starts, 2),
         middle([started_mb], 0),
         middle([loaded_mb], 0),
@@ -76,17 +77,24 @@ def _with(plan: Plan, home: Path, settings: Mapping[str, str], count: int) -> tu
     )
 
 
-def _restores(plan: Plan, home: Path, settings: Mapping[str, str], count: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of each start with full stores, and the profiles restored a second of each restore."""
-    starts, rates = [], []
+def _restores(plan: Plan, home: Path, settings: Mapping[str, str]) -> tuple[list[float], list[float]]:
+    """Return the seconds of each start with full stores, and by how many more each start with none took."""
+    starts, restores = [], []
     for _ in range(plan.runs):
         _wipe_stores(settings)
         with servers.service(home, settings, start_timeout_s=_RESTORE_TIMEOUT_S) as service:
             restored_s = service.started_s
         with servers.service(home, settings) as service:
             starts.append(service.started_s)
-        rates.append(count / max(restored_s - starts[-1], 0.001))
-    return starts, rates
+        restores.append(restored_s - starts[-1])
+    return starts, restores
+
+
+def _rate(count: int, restores: Sequence[float]) -> str:
+    """Return profiles restored a second, unless the starts themselves differ by about as much as a restore takes."""
+    if min(restores) < _SHORTEST_RESTORE_S:
+        return "too short to tell"
+    return spread([count / seconds for seconds in restores])
 
 
 def _wipe_stores(settings: Mapping[str, str]) -> None:
