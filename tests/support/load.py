@@ -69,6 +69,20 @@ class Load:
             await asyncio.sleep(0.05)
         await self.stop()
 
+    async def settle(self) -> None:
+        """Return when no write of unknown outcome can take effect any more: the node decides one group of writes after
+        the other, so a write that is begun now and acknowledged has all earlier ones before it."""
+        self._request_timeout_s = None
+        client = Client(self._addresses[0])
+        for number in range(100):
+            mark = f"settle-{number}"
+            last = Operation(-1, Kind.CREATE, 0, email=f"{mark}@{_DOMAIN}", mark=mark)
+            await self._perform(client, last, None)
+            if last.outcome is Outcome.OK:
+                break
+            await asyncio.sleep(0.1)
+        client.close()
+
     def count(self, *outcomes: Outcome, is_write: bool | None = None) -> int:
         """Return how many operations had one of *outcomes* (none given: any)."""
         return sum(

@@ -55,6 +55,7 @@ async def judge(service: Service, load: Load, *, least_acknowledged: int) -> Ver
     acknowledged = load.count(Outcome.OK, is_write=True)
     if acknowledged < least_acknowledged or load.count(Outcome.OK, is_write=False) < least_acknowledged:
         raise VoidRunError(f"only {acknowledged} acknowledged writes: {load.summary()}")
+    await load.settle()
     listed, by_uid, by_email = await served(service, load)
     exit_code = await asyncio.to_thread(service.stop)
     log = await asyncio.to_thread(dump, service)
