@@ -22,6 +22,8 @@ from streams.log.base import (
 )
 from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 
+_MAX_RECORD_BYTES = 1_048_588  # Kafka's default of max.message.bytes
+
 
 class FakeClock:
     """A clock that only its owner moves."""
@@ -69,13 +71,12 @@ class MemoryLog:
         self._late: list[Sequence[ProducerRecord]] = []
         self._pending: tuple[Sequence[ProducerRecord], Future[Mapping[TopicPartition, int]]] | None = None
         self._withheld: dict[TopicPartition, int] = {}
+        self._fenced_in: MemoryWriter | None = None  # the writer that fenced last: only it may append
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
         if not self.is_reachable:
             raise LogUnavailable("the log was made unreachable")
         for spec in specs:
-            if "compact" not in spec.config.get("cleanup.policy", "delete"):
-                raise TopicMismatch(f"topic {spec.name} is not compacted")
             known = self._topics.get(spec.name)
             if known is None:
                 count = spec.partitions or spec.default_partitions
@@ -83,6 +84,8 @@ class MemoryLog:
                 self._topics[spec.name] = known
             if spec.partitions not in (None, known.partitions):
                 raise TopicMismatch(f"topic {spec.name} has {known.partitions} partitions, not {spec.partitions}")
+            if "compact" not in known.config.get("cleanup.policy", "delete"):
+                raise TopicMismatch(f"topic {spec.name} would lose data: it is not compacted")
         return {spec.name: self._topics[spec.name] for spec in specs}
 
     def describe_topics(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
@@ -168,6 +171,7 @@ class MemoryMembership:
 
     def start(self, listener: OwnershipListener) -> None:
         self._listener = listener
+        self.lease_until = float("inf")
         if self.is_automatic:
             self.assign(generation=1)
 
@@ -196,6 +200,7 @@ class MemoryMembership:
     def leave(self, deadline: Deadline) -> None:
         if self._listener is not None and self.current is not None:
             self.revoke()
+        self.lease_until = 0.0
 
 
 class MemoryReader:
@@ -266,6 +271,7 @@ class MemoryWriter:
             log._write(group)
         log._late.clear()
         self._fenced_for = ownership
+        log._fenced_in = self
         places = [TopicPartition(topic, partition) for topic in self._topics for partition in ownership.partitions]
         try:
             future.set_result(log.end_offsets(places, deadline))
@@ -281,13 +287,15 @@ class MemoryWriter:
         positions: Mapping[int, int],
         deadline: Deadline,
     ) -> Future[Mapping[TopicPartition, int]]:
-        assert ownership == self._fenced_for, "append before fence"
+        assert self._fenced_for is not None, "append before fence"
         assert {record.partition for record in group} == positions.keys(), "a partition without its offset commit"
         future: Future[Mapping[TopicPartition, int]] = Future()
         log = self._log
         fault = log.faults.popleft() if log.faults else None
-        if ownership != log.membership.current:
+        if log._fenced_in is not self or not ownership == self._fenced_for == log.membership.current:
             fault = Fault.FENCED
+        elif any(len(record.value or b"") > _MAX_RECORD_BYTES for record in group):
+            fault = Fault.TOO_LARGE
         if fault is None:
             future.set_result(log._write(group))
         elif fault is Fault.PENDING:

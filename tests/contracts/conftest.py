@@ -17,6 +17,7 @@ from streams.log.base import Log
 from streams.log.kafka import KafkaLog, KafkaSettings
 from streams.log.local import LocalLog
 from streams.records import TopicPartition
+from streams.testing import MemoryLog
 from tests.kafka.conftest import kafka_broker
 
 __all__ = ["kafka_broker"]
@@ -58,6 +59,23 @@ class LocalHarness:
         shutil.rmtree(self._directory)
 
 
+class MemoryHarness:
+    """The fake that the tests of the runtime, and of users, rely on."""
+
+    def __init__(self) -> None:
+        self.prefix = "t-"
+        self._log = MemoryLog(clock=SystemClock())
+
+    def open(self) -> Log:
+        return self._log
+
+    def close(self) -> None:
+        self._log.close()
+
+    def delete(self, topics: Sequence[str]) -> None:
+        self._log = MemoryLog(clock=SystemClock())
+
+
 class SettledKafkaLog(KafkaLog):
     """Kafka decides a commit before it writes the markers that make it visible, some milliseconds later. A node waits
     for that by reading its records back; these tests do it here."""
@@ -96,11 +114,13 @@ class KafkaHarness:
         admin.close()
 
 
-@pytest.fixture(params=["local", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(params=["local", "memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def log_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LogHarness]:
     """Yield a harness over a log without topics; it is closed after the test."""
     if request.param == "local":
         harness: LogHarness = LocalHarness(tmp_path / "log")
+    elif request.param == "memory":
+        harness = MemoryHarness()
     else:
         harness = KafkaHarness(request.getfixturevalue("kafka_broker"), tmp_path / "node")
     yield harness
