@@ -18,8 +18,8 @@ def measure(plan: Plan, directory: Path, *, bootstrap_servers: str = "") -> Tabl
     log = "Kafka, one broker" if bootstrap_servers else "the embedded log"
     table = Table(
         f"Requests on {log}",
-        f"{plan.profiles:,} profiles. Runs of the bare application and of the service alternate; ratios are taken pair by "
-        f"pair. Every write is acknowledged after it is in the log and applied.",
+        f"{plan.profiles:,} profiles. Runs of the bare application and of the service alternate; each ratio is that of "
+        "one such pair. Every write is acknowledged after it is in the log and applied.",
         _COLUMNS,
     )
     settings = preload.settings_of(directory / "state", bootstrap_servers)
