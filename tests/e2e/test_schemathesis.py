@@ -14,14 +14,19 @@ from tests.e2e.test_kill import seed_of_run
 #: looked at. Two checks are left out below, because OpenAPI 3.1 cannot describe the method QUERY.
 SETTINGS = """
 [checks]
-positive_data_acceptance.expected-statuses = ["2xx", "3xx", 400, 404, 409, 410, 412, 413, 422]
-negative_data_rejection.expected-statuses = [400, 404, 405, 409, 412, 413, 415, 422]
+positive_data_acceptance.expected-statuses = ["2xx", "3xx", 400, 404, 409, 410, 412, 413, 414, 422, 431]
+negative_data_rejection.expected-statuses = [400, 404, 405, 409, 412, 413, 414, 415, 422, 431]
+
+# A read takes an empty parameter as absent, whatever its type.
+[[operations]]
+include-method = ["GET", "HEAD"]
+checks.negative_data_rejection.enabled = false
 """
 COMMAND = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
 LEAST_CASES = 300
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("examples", [8, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_every_answer_is_as_described(new_service: NewService, tmp_path: Path, examples: int) -> None:
     """Valid and invalid requests to every operation, and sequences of them, get answers as described."""
     service = new_service().start()
@@ -42,7 +47,7 @@ def test_every_answer_is_as_described(new_service: NewService, tmp_path: Path, e
         timeout=3500,
         check=False,
     )
-    print(f"CHAOS_SEED={seed}\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
+    print(f"CHAOS_SEED={seed}\n{done.stdout[-20000:]}{done.stderr[-2000:]}")
     assert done.returncode == 0, f"CHAOS_SEED={seed}"
     cases = re.search(r"(\d+) generated", done.stdout)
     assert cases, "no summary"

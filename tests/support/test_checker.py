@@ -162,6 +162,23 @@ def test_an_email_may_pass_from_one_profile_to_another() -> None:
     assert "unique-email" in rules([CREATED, released, early], log)
 
 
+def test_a_compacted_log_is_completed_from_the_answers() -> None:
+    """States that are gone are known from writes and reads, or from nobody; contradicting answers are told."""
+    second, third = op(Kind.PUT, 20, 30, 2), op(Kind.GET, 31, 40, 3)
+    log = {"u": [LogEntry(5, "m5", "e")]}
+    unknown = [op(Kind.PUT, 20, NEVER, mark=f"m{v}", outcome=Outcome.UNKNOWN, email="e") for v in (3, 5)]
+    history = [CREATED, second, third, *unknown]
+    assert check(history, log, is_compacted=True) == []
+    assert "log-order" in rules(history, log)
+    stale = op(Kind.GET, 41, 42, 2)
+    assert {v.rule for v in check([*history, stale], log, is_compacted=True)} == {"order"}
+    other = op(Kind.PUT, 20, 30, 2, mark="other")
+    assert "lost" in {v.rule for v in check([*history, other], log, is_compacted=True)}
+    denied = op(Kind.PUT, 20, 30, mark="m3", outcome=Outcome.NOT_WRITTEN)
+    found = check([CREATED, second, third, unknown[1], denied], log, is_compacted=True)
+    assert "not-written-visible" in {v.rule for v in found}
+
+
 def test_the_final_states_are_the_fold_of_the_log() -> None:
     """What is served in the end is compared row by row, and no two may share an e-mail."""
     log = {**log_of("m1", "m2"), **log_of("d1", None, uid="d")}
