@@ -25,6 +25,7 @@ class AsyncTable:
         # A timer for each command would cost as much as waking its caller.
         self._waiting: dict[asyncio.Future[Outcome], tuple[float, bytes]] = {}
         self._is_looking = False
+        self._is_rousing = False
 
     async def execute(self, command: Command, deadline: Deadline) -> Outcome:
         """Return the outcome of *command*, a second after *deadline* at the latest. Raises Overloaded or Draining."""
@@ -32,7 +33,12 @@ class AsyncTable:
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
-        self._table.submit(command, deadline, self, outcome)
+        self._table.enqueue(command, deadline, self, outcome)
+        if not self._is_rousing:
+            # After all that is ready in this round of the loop: requests that came together share one group, and the
+            # stream thread is not woken for the first of them while the others still need the interpreter.
+            self._is_rousing = True
+            loop.call_soon(self._rouse)
         self._waiting[outcome] = deadline.at + _GRACE_S, command.event_id
         if not self._is_looking:
             self._is_looking = True
@@ -47,6 +53,10 @@ class AsyncTable:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_resolve_all, outcomes)
+
+    def _rouse(self) -> None:
+        self._is_rousing = False
+        self._table.rouse()
 
     def _look(self) -> None:
         """Answer those whose time is over."""

@@ -51,14 +51,22 @@ class FencedTable:
         self.is_consumer_waiting = False
 
     def submit(self, command: Command, deadline: Deadline, receiver: Receiver, token: Any) -> None:
-        """Queue *command*; *receiver* gets its outcome with *token*. Any thread. Raises Overloaded when the queue is
-        full and Draining when the node stops: nothing was begun then."""
+        """Queue *command* and rouse the stream thread; *receiver* gets its outcome with *token*. Any thread. Raises
+        Overloaded when the queue is full and Draining when the node stops: nothing was begun then."""
+        self.enqueue(command, deadline, receiver, token)
+        self.rouse()
+
+    def enqueue(self, command: Command, deadline: Deadline, receiver: Receiver, token: Any) -> None:
+        """As `submit`, but without rousing: for a caller who has more to queue, and calls `rouse` when he has done."""
         if self._is_draining:
             raise Draining("this node is stopping", retry_after_s=2.0)
         queue = self._queue
         if len(queue) >= self._max_queued:
             raise Overloaded(f"{self._max_queued} commands wait already")
         queue.append(Pending(command, deadline.at, receiver, token))
+
+    def rouse(self) -> None:
+        """Wake the stream thread if it sleeps. Any thread."""
         if self.is_consumer_waiting:
             self._wakeup()
 
