@@ -69,9 +69,9 @@ def read_options(req: Request) -> ReadOptions:
 
 
 def parameter(req: Request, name: str) -> str | None:
-    """Return a query parameter, or None when it is absent or empty. Unknown parameters are ignored, so that new ones
-    can be added; a known one that is sent twice is refused, since two readers may take either. Raises Problem (400)."""
+    """Return a query parameter, or None when it is absent. Unknown parameters are ignored, so that new ones can be
+    added; a known one that is sent twice is refused, since two readers may take either. Raises Problem (400)."""
     value = req.params.get(name)
     if isinstance(value, list):
         raise Problem("invalid-parameter", f"{name} was sent {len(value)} times", parameter=name)
-    return value or None
+    return value

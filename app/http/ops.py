@@ -75,8 +75,8 @@ class Quarantine:
     async def on_get(self, req: Request, resp: Response) -> None:
         if not _is_local(req):
             raise Problem(403, "only for clients on this machine")
-        text = parameter(req, "limit") or "100"
-        limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
+        text = parameter(req, "limit")
+        limit = 100 if text is None else int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
         if not 1 <= limit <= QUARANTINE_LIMIT:
             raise Problem("invalid-parameter", f"limit is a number from 1 to {QUARANTINE_LIMIT}", parameter="limit")
         # In a thread: the node scans its stores.

@@ -53,7 +53,7 @@ class Profiles:
     async def on_get(self, req: Request, resp: Response) -> None:
         limit = _limit(parameter(req, "limit"))
         page = await self._service.page(
-            limit=limit, cursor=parameter(req, "cursor"), options=read_options(req), deadline=deadline(req)
+            limit=limit, cursor=parameter(req, "cursor") or None, options=read_options(req), deadline=deadline(req)
         )
         following = "null"
         if page.next_cursor is not None:

@@ -23,7 +23,7 @@ class Search:
     async def on_get(self, req: Request, resp: Response) -> None:
         options, due = read_options(req), deadline(req)
         email = parameter(req, "email")
-        if email is None:
+        if not email:
             raise Problem("invalid-parameter", "email is missing", parameter="email")
         if " " in email and "+" in req.query_string:
             # No address has a blank, and in a query string a plus is one.

@@ -16,11 +16,6 @@ SETTINGS = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "3xx", 400, 404, 409, 410, 412, 413, 414, 422, 431]
 negative_data_rejection.expected-statuses = [400, 404, 405, 409, 412, 413, 414, 415, 422, 431]
-
-# A read takes an empty parameter as absent, whatever its type.
-[[operations]]
-include-method = ["GET", "HEAD"]
-checks.negative_data_rejection.enabled = false
 """
 COMMAND = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
 LEAST_CASES = 300

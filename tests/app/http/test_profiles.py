@@ -225,6 +225,8 @@ def test_an_empty_list_is_a_list(edge: Edge) -> None:
         ("limit=1&limit=2", "limit"),
         ("cursor=a&cursor=a", "cursor"),
         ("consistency=eventual", "consistency"),
+        ("consistency=", "consistency"),
+        ("limit=", "limit"),
         ("consistency=owner&consistency=strict", "consistency"),
     ],
 )
