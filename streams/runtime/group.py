@@ -35,10 +35,7 @@ class GroupView:
     def get(self, store: str, partition: int, key: bytes) -> bytes | None:
         """See `streams.runtime.commands.View`. Raises StoreDamaged or OSError when the store fails."""
         place = (store, partition, key)
-        if place in self.overlay:
-            self.is_overlay_read = True
-            return self.overlay[place]
-        for overlay in self._below:
+        for overlay in (self.overlay, *self._below):
             if place in overlay:
                 self.is_overlay_read = True
                 return overlay[place]
@@ -50,9 +47,11 @@ class GroupView:
             raise task.store.explain(error) from error
 
     def cover(self, records: Iterable[ProducerRecord]) -> None:
-        """Put *records* over the state, by the very function that will materialise them once they are read back."""
+        """Put *records* over the state, by the very function that will materialise them once they are read back: what
+        that would quarantine is found here, before it is written."""
+        table_of = self._topology.table_of
         for record in records:
-            table = self._topology.table_of(record.topic)
+            table = table_of(record.topic)
             key, row = table.materialise(record)
             self.overlay[(table.store, record.partition, key)] = row
 
@@ -63,12 +62,11 @@ class Group:
     def __init__(self, view: GroupView) -> None:
         self.view = view
         self.records: list[ProducerRecord] = []
-        #: (pending, result, whether it writes)
-        self.members: list[tuple[Pending, Any, bool]] = []
+        #: (pending, result, the records that it writes)
+        self.members: list[tuple[Pending, Any, Sequence[ProducerRecord]]] = []
         self.append: Future[Mapping[TopicPartition, int]] | None = None
         self.ownership: Ownership | None = None
-        #: Once committed: each partition written, and the offset after the group's last record in it. Every member is
-        #: told all of them: they lie at or behind its own records, so a token made from them promises enough.
+        #: Once committed: each partition written, and the offset after the group's last record in it.
         self.targets: Mapping[TopicPartition, int] = {}
         self.size_bytes = 0
         self.begun_at = 0.0
@@ -83,11 +81,17 @@ class Group:
         """Every partition that the group writes."""
         return frozenset(TopicPartition(record.topic, record.partition) for record in self.records)
 
+    def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
+        """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
+        lies at or behind the records themselves."""
+        targets = self.targets
+        return {(place := TopicPartition(record[0], record[1])): targets[place] for record in records}
+
     def add(self, pending: Pending, records: Sequence[ProducerRecord], result: Any) -> None:
         """Make *pending* a member that writes *records*."""
         self.view.cover(records)
         self.records += records
-        self.members.append((pending, result, True))
+        self.members.append((pending, result, records))
         for record in records:
             self.size_bytes += len(record.value or b"") + len(record.key or b"") + _HEADERS_BYTES
 

@@ -246,8 +246,8 @@ class WriteSection:
                 return
             self._unapplied.pop(0)
             self._metrics.group_applied(len(group.members), self._clock.monotonic() - group.begun_at)
-            for pending, result, is_writer in group.members:
-                self._table.answer(pending, Decided(result, group.targets if is_writer else {}))
+            for pending, result, records in group.members:
+                self._table.answer(pending, Decided(result, group.positions_of(records)))
 
     def _position(self, partition: TopicPartition) -> int:
         task = self._tasks.get(partition.partition)
@@ -265,7 +265,7 @@ class WriteSection:
             if records:
                 group.add(pending, records, result)
             elif view.is_overlay_read:
-                group.members.append((pending, result, False))
+                group.members.append((pending, result, ()))
             else:
                 self._table.answer(pending, Decided(result, {}))
         except StoreError as failure:
@@ -335,12 +335,12 @@ class WriteSection:
             for pending, _, _ in group.members:
                 self._table.answer(pending, Unknown(pending.command.event_id))
             return
-        positions = {partition: self._barrier[partition] for partition in group.partitions}
+        group.targets = self._barrier
         is_there = all(self._has_event(record.headers) for record in group.records)
         logger.info("append settled", extra={"commands": len(group.members), "is_written": is_there})
-        for pending, result, _ in group.members:
+        for pending, result, records in group.members:
             if is_there:
-                self._table.answer(pending, Decided(result, positions))
+                self._table.answer(pending, Decided(result, group.positions_of(records)))
         if not is_there:
             self._table.give_back([member[0] for member in group.members])
 
