@@ -68,6 +68,8 @@ class Group:
         self.ownership: Ownership | None = None
         #: Once committed: each partition written, and the offset after the group's last record in it.
         self.targets: Mapping[TopicPartition, int] = {}
+        #: Every partition that the group writes.
+        self.partitions: set[TopicPartition] = set()
         self.size_bytes = 0
         self.begun_at = 0.0
 
@@ -75,11 +77,6 @@ class Group:
     def overlay(self) -> Overlay:
         """The rows as they will be once the group is applied."""
         return self.view.overlay
-
-    @property
-    def partitions(self) -> frozenset[TopicPartition]:
-        """Every partition that the group writes."""
-        return frozenset(TopicPartition(record.topic, record.partition) for record in self.records)
 
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
@@ -93,6 +90,7 @@ class Group:
         self.records += records
         self.members.append((pending, result, records))
         for record in records:
+            self.partitions.add(TopicPartition(record.topic, record.partition))
             self.size_bytes += len(record.value or b"") + len(record.key or b"") + _HEADERS_BYTES
 
 

@@ -223,15 +223,13 @@ class WriteSection:
             if not self._held.has_all(self._barrier, self._position):
                 return []
             return self._held.take_except(frozenset())  # Fenced and read to the barrier: there is no more of it.
-        undecided = self._group.partitions if self._group is not None else frozenset()
         ready: list[RecordBatch] = []
         for group in self._unapplied:
             if not self._held.has_all(group.targets, self._position):
-                undecided |= frozenset(group.targets)
                 break
             ready += self._held.take_until(group.targets)
-        blocked = undecided.union(*(group.targets for group in self._unapplied))
-        ready += self._held.take_except(blocked)
+        blocked = frozenset(self._group.partitions if self._group is not None else ())
+        ready += self._held.take_except(blocked.union(*(group.targets for group in self._unapplied)))
         return ready
 
     def forget_held(self, partition: int) -> None:

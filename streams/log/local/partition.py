@@ -54,11 +54,14 @@ class Partition:
 
     def recent(self, position: int) -> RecordBatch | None:
         """Return what follows *position* when the tail holds all of it; None: look on disk. Any thread."""
-        tail = tuple(self._tail)  # one step for the interpreter, so no append comes in between
-        if not tail or tail[0][0][0].offset > position:
+        try:
+            records: Sequence[Record] = self._tail[-1][0]
+        except IndexError:
             return None
-        records: Sequence[Record] = tail[-1][0]
-        if records[0].offset != position:
+        if records[0].offset != position:  # not just the last append, as it is for whoever follows closely
+            tail = tuple(self._tail)  # one step for the interpreter, so no append comes in between
+            if not tail or tail[0][0][0].offset > position:
+                return None
             first = tail[0][0][0].offset
             joined = [record for appended, _size in tail for record in appended]
             records = joined[position - first :]  # offsets have no gaps as they are appended
