@@ -36,7 +36,7 @@ class Brokers:
         if self._cluster is not None:
             self._cluster.close()
         directory = Path(tempfile.mkdtemp(dir=self._directory, prefix="kafka-"))
-        self._cluster = Cluster(directory)
+        self._cluster = Cluster(directory, is_measured=True)
         self._stack.callback(self._cluster.close)
         self._cluster.start()
         return self._cluster.bootstrap_servers

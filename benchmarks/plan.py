@@ -25,7 +25,7 @@ class Plan:
 
 FULL = Plan(
     runs=3,
-    seconds=4,
+    seconds=2,
     profiles=20_000,
     small=10_000,
     medium=100_000,

@@ -210,7 +210,7 @@ class WriteSection:
 
     def hold(self, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
         """Take what was read and return what may be applied now; the rest is held (invariant 2)."""
-        if self.is_idle and not self._held:
+        if not batches or (self.is_idle and not self._held):
             return list(batches)
         self._held.add(batches, note_events=self._group is not None)
         return self.release()

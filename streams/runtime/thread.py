@@ -131,12 +131,10 @@ class StreamThread:
         assert section is not None
         self._take_events(section)
         section.advance()
+        self._apply(section, section.release())  # read before the append was known to have succeeded
         section.start_group()
-        batches = self._poll(section, timeout_s)
-        ready = section.hold(batches) if batches else section.release()
-        if ready:
-            self._apply(ready)
-        section.applied()
+        self._table.flush()  # what is known by now must not wait for the log
+        self._apply(section, section.hold(self._poll(section, timeout_s)))
         self._promote(section)
         self._table.expire_queued(section.why_not_ready)
         self._table.flush()
@@ -283,7 +281,13 @@ class StreamThread:
         finally:
             self._table.is_consumer_waiting = False
 
-    def _apply(self, batches: Sequence[RecordBatch]) -> None:
+    def _apply(self, section: WriteSection, batches: Sequence[RecordBatch]) -> None:
+        """Apply *batches* and answer whoever waited for them."""
+        if batches:
+            self._apply_all(batches)
+            section.applied()
+
+    def _apply_all(self, batches: Sequence[RecordBatch]) -> None:
         by_task: dict[int, list[RecordBatch]] = {}
         for batch in batches:
             by_task.setdefault(batch.partition, []).append(batch)

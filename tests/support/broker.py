@@ -64,9 +64,17 @@ class Cluster:
     """Brokers with the ids 1..n on loopback, for one owner. Not thread-safe; start it on a thread that lives as long
     as the brokers should (the kernel counts that thread as their parent)."""
 
-    def __init__(self, directory: Path, *, brokers: int = 1, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        brokers: int = 1,
+        settings: Mapping[str, str] | None = None,
+        is_measured: bool = False,
+    ) -> None:
         """Prepare *brokers* below *directory*, which keeps data and logs. *settings* are added to `server.properties`.
-        Raises BrokerUnavailableError."""
+        *is_measured*: with Java's full compiler, which starts slower and runs faster. Raises BrokerUnavailableError."""
+        self._compiler = [] if is_measured else ["-XX:TieredStopAtLevel=1"]
         self._directory = directory
         self._java, self._class_path = java(), class_path()
         self._cluster_id = uuid.uuid4().hex[:22]
@@ -207,7 +215,7 @@ class Cluster:
     def _command(self, broker: int) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self._home(broker) / 'log4j2.properties'}"
         # The serial collector and the first compiler only: a broker that starts fast and leaves cores to the tests.
-        return [self._java, "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", logging, "-cp", self._class_path]
+        return [self._java, "-Xmx384m", "-XX:+UseSerialGC", *self._compiler, logging, "-cp", self._class_path]
 
     def _properties(self, broker: int) -> dict[str, str]:
         count = str(min(3, len(self._ports)))

@@ -42,7 +42,7 @@ def test_cleaning_never_changes_the_fold(steps: list[tuple[str, int, int | None]
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr("streams.log.local.cleaner._STEP_RECORDS", 2)
         patch.setattr("streams.log.local.cleaner._INTERVAL_S", 1e6)
-        patch.setattr("streams.log.local.cleaner._PAUSE_S", 0.0)
+        patch.setattr("streams.log.local.cleaner._REST", 0.0)
         clock = FakeClock()
         node = LocalNode(Path(directory), clock=clock, config=CONFIG, partitions=1)
         model: dict[bytes | None, bytes] = {}

@@ -174,6 +174,31 @@ def test_records_of_one_group_become_visible_together(rig: Rig) -> None:
     assert is_put(rig.outcome(put))
 
 
+def test_what_was_read_before_the_append_was_confirmed_is_applied_at_once_when_it_is(rig: Rig) -> None:
+    """The reader can be faster than the confirmation; the turn that hears of it needs nothing new from the log."""
+    rig.log.faults.append(Fault.PENDING)
+    put = rig.submit(Put(b"k", b"v"))
+    rig.turn()
+    assert rig.log._pending is not None
+    targets = rig.log.put(*rig.log._pending[0])
+    rig.turn()
+    assert rig.outcome(put) is None
+    rig.log._pending[1].set_result(targets)
+    waits = []
+    rig.thread._poll = lambda _section, timeout_s: waits.append(rig.outcome(put)) or []
+    rig.turn()
+    assert is_put(waits[0]), "the caller waited for the next poll"
+
+
+def test_a_refusal_does_not_wait_for_the_log(rig: Rig) -> None:
+    """A command that writes nothing is answered before the turn waits for records."""
+    put = rig.submit(Put(b"k", b"v", expected=b"other"))
+    waits = []
+    rig.thread._poll = lambda _section, timeout_s: waits.append(rig.outcome(put)) or []
+    rig.turn()
+    assert waits == [Decided(("refused", None), {})]
+
+
 def test_a_full_queue_refuses_at_once() -> None:
     """Overload is told, not hidden in a growing queue."""
     rig = Rig(max_queued_commands=2).start()
