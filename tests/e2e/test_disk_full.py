@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import NewService
 from tests.e2e.test_kill import seed_of_run
-from tests.support.history import Outcome
+from tests.support.history import Operation, Outcome
 from tests.support.load import Load
 from tests.support.service import Service
 from tests.support.verdict import judge
@@ -63,8 +63,7 @@ def test_a_full_disk(
         await written(service, load, 60)
         ballast = await asyncio.to_thread(fill, small_disk, leave_bytes=leave_bytes)
         full_ns = time.monotonic_ns()
-        await asyncio.sleep(3.0)
-        during = [op for op in load.operations if op.called_ns > full_ns]
+        during = await refused(load, full_ns, 5)
         await asyncio.to_thread(ballast.unlink)
         freed_at = time.monotonic()
         await written(service, load, 1)
@@ -75,13 +74,26 @@ def test_a_full_disk(
         print(
             f"CHAOS_SEED={seed}; works {recovery_s:.2f} s after there is room; when full: {outcomes}; {load.summary()}"
         )
-        assert sum(op.is_write and op.outcome is not Outcome.OK for op in during) >= 5, "the disk was never full"
         assert recovery_s < RECOVERY_S
         assert load.slowest_s < REQUEST_TIMEOUT_S + 1, load.summary()
         verdict = await judge(service, load, least_acknowledged=120)
         verdict.assert_clean(f"CHAOS_SEED={seed}")
 
     asyncio.run(scenario())
+
+
+async def refused(load: Load, since_ns: int, count: int) -> list[Operation]:
+    """Wait until *count* writes called after *since_ns* failed; returns all that was called since then and has ended.
+
+    Without it the disk was never full for the service, and the run would show nothing.
+    """
+    end = time.monotonic() + 30
+    while True:
+        await asyncio.sleep(1.0)
+        during = [op for op in load.operations if op.called_ns > since_ns]
+        if sum(op.is_write and op.outcome is not Outcome.OK for op in during) >= count:
+            return during
+        assert time.monotonic() < end, f"the disk was never full: {load.summary()}"
 
 
 async def written(service: Service, load: Load, count: int) -> None:
