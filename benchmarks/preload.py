@@ -18,6 +18,7 @@ from app.profiles.events import Event, Records
 from app.profiles.topics import TopicNames
 from app.profiles.uids import draw_uid, random_id
 from streams.clock import Clock, Deadline, SystemClock
+from streams.cluster import ClusterView, LoneMember
 from streams.log.base import Log, Ownership
 from streams.records import ProducerRecord
 
@@ -63,6 +64,8 @@ class _Owner:
     def on_revoked(self, partitions: frozenset[int]) -> None:
         """Nothing is in flight when a preload leaves."""
 
+    def on_view(self, view: ClusterView) -> None: ...
+
     def on_lost(self, partitions: frozenset[int]) -> None:
         """The next append fails, and the preload with it."""
 
@@ -75,7 +78,7 @@ class _Owner:
 def append_all(log: Log, config: AppConfig, groups: Iterator[Sequence[ProducerRecord]], clock: Clock) -> None:
     """Append every group under one ownership. The topics must exist."""
     topics = topology_of(config).topics
-    membership = log.open_membership(topics)
+    membership = log.open_membership(topics, LoneMember.named("n1"))
     writer = log.open_writer(topics, membership)
     owner = _Owner()
     membership.start(owner)

@@ -1,7 +1,9 @@
 """The settings of the runtime: one frozen value, checked when it is made. The application says where they come from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from streams.cluster import MEMBER
 from streams.errors import ConfigError
 
 
@@ -10,6 +12,9 @@ class RuntimeConfig:
     """Bounds and times of a node.
 
     `format_version`: of the application's rows; another one in a store means that it is rebuilt.
+    `address`: `http://host:port`, as peers reach this node. `rack`: standbys lie in another one where that is possible.
+    `role`: `member` or `observer`. `num_standby_replicas`: how many other nodes follow each partition.
+    `shared_settings`: what must be the same on every node; a member that differs is refused.
     `max_queued_commands`: commands that may wait before new ones are refused as overloaded.
     `max_group_commands`: commands that share one transaction.
     `append_timeout_s`: how long one append or fence may take before its outcome counts as unknown.
@@ -18,6 +23,11 @@ class RuntimeConfig:
 
     node_id: str
     format_version: int
+    address: str = "http://127.0.0.1:1"
+    rack: str = ""
+    role: str = MEMBER
+    num_standby_replicas: int = 0
+    shared_settings: Mapping[str, str] = field(default_factory=dict)
     max_queued_commands: int = 4096
     max_group_commands: int = 256
     append_timeout_s: float = 5.0

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from enum import Enum
 
 from streams.clock import Clock, Deadline
+from streams.cluster import ClusterView, LoneMember, Member, Placement
 from streams.errors import Fenced, LogUnavailable, OffsetOutOfRange, OutcomeUnknown, RecordTooLarge, TopicMismatch
 from streams.log.base import (
     LogReader,
@@ -102,7 +103,8 @@ class MemoryLog:
     def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
         return MemoryWriter(self, topics)
 
-    def open_membership(self, topics: Sequence[str]) -> Membership:
+    def open_membership(self, topics: Sequence[str], member: Member) -> Membership:
+        self.membership.member = member
         return self.membership
 
     def gauges(self) -> Mapping[str, float]:
@@ -164,6 +166,7 @@ class MemoryMembership:
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
         self._listener: OwnershipListener | None = None
+        self.member: Member = LoneMember.named("n1")
         self.lease_until = float("inf")
         self.current: Ownership | None = None
         #: Assign all partitions when started; a test that wants to do it itself sets this to False before.
@@ -181,6 +184,9 @@ class MemoryMembership:
         count = self._log.partitions
         owned = frozenset(range(count)) if partitions is None else partitions
         self.current = Ownership(generation, f"member-{generation}", owned)
+        info = self.member.info
+        places = [Placement(info.node_id if number in owned else None) for number in range(count)]
+        self._listener.on_view(ClusterView(generation, {info.node_id: info}, places))
         self._listener.on_assigned(self.current)
 
     def lose(self, *, lease_until: float = 0.0) -> None:
@@ -196,6 +202,9 @@ class MemoryMembership:
         if self.current is not None:
             self._listener.on_revoked(self.current.partitions)
         self.current = None
+
+    def rebalance(self) -> None:
+        """The test divides."""
 
     def leave(self, deadline: Deadline) -> None:
         if self._listener is not None and self.current is not None:

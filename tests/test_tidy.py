@@ -25,7 +25,7 @@ MAX_FUNCTION_LINES = 70
 # Layers of `streams`, from the ground up: a module imports its own layer and those below.
 LAYERS = (
     {"streams.errors", "streams.records", "streams.clock", "streams.config", "streams.serdes", "streams.metrics"}
-    | {"streams.partitioner", "streams.lockfile", "streams.files"},
+    | {"streams.partitioner", "streams.lockfile", "streams.files", "streams.cluster", "streams.assignment"},
     {"streams.topology"},
     {"streams.log", "streams.stores"},
     {"streams.runtime", "streams.testing"},

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from streams.clock import Deadline
+from streams.cluster import ClusterView, Member
 from streams.records import ProducerRecord, RecordBatch, TopicPartition
 
 COMPACT = "compact"
@@ -74,6 +75,11 @@ class OwnershipListener(Protocol):
         """These belong to somebody else already: drop what is in flight, do not write. Must return at once."""
         ...
 
+    def on_view(self, view: ClusterView) -> None:
+        """The newest map of the cluster: after each join, before `on_assigned` of the same generation; to an observer
+        whenever it changes. It also says which partitions this node has to follow. Must return at once."""
+        ...
+
 
 class Membership(Protocol):
     """This node's place in the group that divides the partitions among the nodes."""
@@ -89,6 +95,11 @@ class Membership(Protocol):
         Infinite where nobody else can own anything, 0.0 while not a member. Counted from the send time of the last
         request which the coordinator accepted under the current generation.
         """
+        ...
+
+    def rebalance(self) -> None:
+        """Ask the group to divide the partitions anew: this node has caught up with what it was to warm up. Any thread;
+        returns at once, and asking too often does no harm."""
         ...
 
     def leave(self, deadline: Deadline) -> None:
@@ -185,8 +196,9 @@ class Log(Protocol):
         """Return the node's one writer for the co-partitioned *topics* (the first carries the offset commits)."""
         ...
 
-    def open_membership(self, topics: Sequence[str]) -> Membership:
-        """Return the node's one membership in the group that divides the partitions of *topics*."""
+    def open_membership(self, topics: Sequence[str], member: Member) -> Membership:
+        """Return the node's one membership in the group that divides the partitions of *topics*. An observer
+        (`member.info.role`) gets one that looks at the group from outside: it owns nothing, and only tells views."""
         ...
 
     def gauges(self) -> Mapping[str, float]:

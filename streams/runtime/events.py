@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from streams.cluster import ClusterView
 from streams.log.base import Ownership
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,14 @@ class Damaged:
     reason: str
 
 
-Event = Assigned | Revoked | Lost | Damaged
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """The newest map of the cluster."""
+
+    view: ClusterView
+
+
+Event = Assigned | Revoked | Lost | Damaged | ViewChanged
 
 
 class OwnershipEvents:
@@ -67,3 +75,6 @@ class OwnershipEvents:
 
     def on_lost(self, partitions: frozenset[int]) -> None:
         self._post(Lost(partitions))
+
+    def on_view(self, view: ClusterView) -> None:
+        self._post(ViewChanged(view))

@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from streams.clock import Backoff, Clock, Deadline
+from streams.cluster import NOWHERE, ClusterView
 from streams.config import RuntimeConfig
 from streams.errors import LogError, LogUnavailable, OffsetOutOfRange, Restoring, StoreDamaged, Unavailable
 from streams.log.base import Log, LogReader, LogWriter, Membership, TopicSpec
 from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Command, Refused
-from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked
+from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked, ViewChanged
 from streams.runtime.housekeeping import Housekeeper
+from streams.runtime.member import NodeMember
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.progress import RestoreProgress
 from streams.runtime.section import SectionState, WriteSection
@@ -32,9 +34,7 @@ logger = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1  # how long a turn without work waits; submissions, futures and events end the wait
 _CHUNK_RECORDS = 512  # records between two yields while reads are served: a commit holds the interpreter's lock
-_NEAR_RECORDS = (
-    20_000  # with a longer lag to the barrier, waiting commands are refused at once and not at their deadline
-)
+_NEAR_RECORDS = 20_000  # with a longer lag to the barrier, waiting commands are refused at once, not at their deadline
 _DISK_RETRY_S = 1.0
 
 
@@ -62,6 +62,7 @@ class StreamThread:
         self.tasks: dict[int, StreamTask] = {}
         self.membership: Membership | None = None
         self.partitions = 0
+        self.view: ClusterView = NOWHERE  # replaced whole; any thread may look
         self.sequence = 0  # odd while a turn's records are being applied to several tasks
         self.waiters = Waiters()
         self._topology = topology
@@ -159,7 +160,7 @@ class StreamThread:
             partitions=partitions,
             format_version=self._config.format_version,
         )
-        membership = self._log.open_membership(self._topology.topics)
+        membership = self._log.open_membership(self._topology.topics, NodeMember(self._config, self.tasks))
         self._writer = self._log.open_writer(self._topology.topics, membership)
         self._section = WriteSection(
             topology=self._topology,
@@ -221,6 +222,8 @@ class StreamThread:
                 logger.info("partitions assigned", extra={"partitions": sorted(event.ownership.partitions)})
                 section.own(event.ownership)
                 self._assign(event.ownership.partitions)
+            elif isinstance(event, ViewChanged):
+                self.view = event.view
             elif isinstance(event, Damaged):
                 task = self.tasks[event.partition]
                 self._rebuild(task, event.reason, reached=task.positions)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 
 from streams.clock import Deadline, SystemClock
+from streams.cluster import ClusterView, LoneMember
 from streams.errors import Fenced, OffsetOutOfRange, RecordTooLarge, TopicMismatch
 from streams.log.base import Log, LogReader, LogWriter, Membership, Ownership, TopicSpec
 from streams.records import Headers, ProducerRecord, Record, TopicPartition
@@ -31,7 +32,7 @@ class Member:
         self._joined = threading.Event()
         self.revoked: list[frozenset[int]] = []
         self.ownership = Ownership(-1, "", frozenset())
-        self.membership: Membership = self.log.open_membership(self.topics)
+        self.membership: Membership = self.log.open_membership(self.topics, LoneMember.named("n1"))
         self.writer: LogWriter | None = None
         self._readers: list[LogReader] = []
 
@@ -42,6 +43,8 @@ class Member:
 
     def on_revoked(self, partitions: frozenset[int]) -> None:
         self.revoked.append(partitions)
+
+    def on_view(self, view: ClusterView) -> None: ...
 
     def on_lost(self, partitions: frozenset[int]) -> None:
         self.revoked.append(partitions)

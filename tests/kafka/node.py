@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from streams.clock import Deadline, SystemClock
+from streams.cluster import ClusterView, LoneMember
 from streams.errors import Fenced
 from streams.log.base import Ownership, TopicSpec
 from streams.log.kafka import KafkaLog
@@ -25,7 +26,7 @@ class Node:
         self._changed = threading.Condition()
         self.reports: list[tuple[str, Ownership | frozenset[int]]] = []
         self.ownership = Ownership(-1, "", frozenset())
-        self.membership = log.open_membership(topics)
+        self.membership = log.open_membership(topics, LoneMember.named("n1"))
         self.writer = log.open_writer(topics, self.membership)
 
     def join(self) -> "Node":
@@ -56,6 +57,8 @@ class Node:
         with self._changed:
             self.reports.append(("revoked", partitions))
             self._changed.notify_all()
+
+    def on_view(self, view: ClusterView) -> None: ...
 
     def on_lost(self, partitions: frozenset[int]) -> None:
         with self._changed:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from streams.clock import Clock, Deadline, SystemClock
+from streams.cluster import Member
 from streams.log.base import Membership, TopicInfo, TopicSpec
 from streams.log.kafka.membership import KafkaMembership
 from streams.log.kafka.offsets import Offsets
@@ -65,9 +66,9 @@ class KafkaLog:
         self._writers.append(writer)
         return writer
 
-    def open_membership(self, topics: Sequence[str]) -> KafkaMembership:
+    def open_membership(self, topics: Sequence[str], member: Member) -> KafkaMembership:
         membership = KafkaMembership(
-            self._settings, topics[0], self._topics, clock=self._clock, state_dir=self._state_dir
+            self._settings, topics[0], self._topics, member=member, clock=self._clock, state_dir=self._state_dir
         )
         self._memberships.append(membership)
         return membership

@@ -21,6 +21,7 @@ from kafka.protocol.consumer import HeartbeatRequest, SyncGroupRequest
 from kafka.structs import MemberState
 
 from streams.clock import Backoff, Clock, Deadline
+from streams.cluster import ClusterView, Member, Placement
 from streams.log.base import Ownership, OwnershipListener
 from streams.log.kafka.clients import open_client
 from streams.log.kafka.settings import KafkaSettings, member_config
@@ -41,11 +42,19 @@ class KafkaMembership:
     """A `Membership` on Kafka's classic group protocol."""
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, topics: Topics, *, clock: Clock, state_dir: Path | None
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        topics: Topics,
+        *,
+        member: Member,
+        clock: Clock,
+        state_dir: Path | None,
     ) -> None:
         """*topic* is the one subscribed to. *state_dir* belongs to this node alone: what is written there names the
         member of its last incarnation, which is dead for certain when the next one starts."""
         self._settings = settings
+        self._member = member
         self._topic = topic
         self._topics = topics
         self._clock = clock
@@ -73,6 +82,9 @@ class KafkaMembership:
     def ownership(self) -> Ownership | None:
         """The last snapshot that was reported and is not known to be obsolete. Any thread."""
         return self._reported
+
+    def rebalance(self) -> None:
+        """Not yet."""
 
     def leave(self, deadline: Deadline) -> None:
         self._deadline = deadline
@@ -126,6 +138,12 @@ class KafkaMembership:
         self._remember(now.member_id)
         logger.info("partitions_owned", extra={"generation": ownership.generation, "partitions": sorted(partitions)})
         assert self._listener is not None
+        info = self._member.info
+        owned = [
+            Placement(info.node_id if number in partitions else None)
+            for number in range(max(partitions, default=-1) + 1)
+        ]
+        self._listener.on_view(ClusterView(ownership.generation, {info.node_id: info}, owned))
         self._listener.on_assigned(ownership)
 
     def revoke(self, partitions: frozenset[int]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from streams.clock import Clock, Deadline
+from streams.cluster import Member
 from streams.errors import LogDamaged, LogError, LogLocked, LogUnavailable, StoreLocked, TopicMismatch
 from streams.lockfile import DirectoryLock
 from streams.log.base import COMPACT, Membership, TopicInfo, TopicSpec
@@ -124,9 +125,9 @@ class LocalLog:
         """Return a writer; it takes over from an earlier one with its first `fence`."""
         return LocalWriter(topics, membership, self._appender, self._ends, self._maximum_bytes, self._clock)
 
-    def open_membership(self, topics: Sequence[str]) -> LocalMembership:
+    def open_membership(self, topics: Sequence[str], member: Member) -> LocalMembership:
         """Return the membership of the only node."""
-        return LocalMembership(self._topics[topics[0]].partitions)
+        return LocalMembership(self._topics[topics[0]].partitions, member)
 
     def gauges(self) -> Mapping[str, float]:
         """Return sizes and counts. Reads the directory, so it takes about 0.1 ms."""

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from uuid import uuid4
 
 from streams.clock import Clock, Deadline
+from streams.cluster import ClusterView, Member, Placement
 from streams.errors import Fenced, LogError, LogUnavailable, RecordTooLarge
 from streams.log.base import Membership, Ownership, OwnershipListener
 from streams.log.local.appender import Appender
@@ -18,13 +19,17 @@ _Ends = Mapping[TopicPartition, int]
 class LocalMembership:
     """The group with one member: it owns all partitions from `start` to `leave`. Reports on the caller's thread."""
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, partitions: int, member: Member) -> None:
+        self._member = member
         self._ownership = Ownership(1, f"local-{uuid4()}", frozenset(range(partitions)))
         self._listener: OwnershipListener | None = None
 
     def start(self, listener: OwnershipListener) -> None:
         """Take all partitions and tell *listener* before this returns."""
         self._listener = listener
+        info = self._member.info
+        place = Placement(info.node_id)
+        listener.on_view(ClusterView(1, {info.node_id: info}, tuple(place for _ in self._ownership.partitions)))
         listener.on_assigned(self._ownership)
 
     @property
@@ -36,6 +41,9 @@ class LocalMembership:
     def current(self) -> Ownership | None:
         """What is owned now; None: nothing. Any thread."""
         return None if self._listener is None else self._ownership
+
+    def rebalance(self) -> None:
+        """There is nobody to share with."""
 
     def leave(self, deadline: Deadline) -> None:
         """Revoke everything, then own nothing. Idempotent."""

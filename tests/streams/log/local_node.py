@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from streams.clock import Clock, Deadline, SystemClock
+from streams.cluster import ClusterView, LoneMember
 from streams.log.base import Ownership, TopicSpec
 from streams.log.local import LocalLog
 from streams.records import ProducerRecord, Record, TopicPartition
@@ -22,7 +23,7 @@ class LocalNode:
         self.partitions = partitions
         self.log = LocalLog(directory, clock=self.clock)
         self.log.ensure_topics([TopicSpec("t", config, partitions)], self.soon())
-        self.membership = self.log.open_membership(["t"])
+        self.membership = self.log.open_membership(["t"], LoneMember.named("n1"))
         self.membership.start(self)
         self.writer = self.log.open_writer(["t"], self.membership)
         self.fence()
@@ -31,6 +32,8 @@ class LocalNode:
         self.ownership = ownership
 
     def on_revoked(self, partitions: frozenset[int]) -> None: ...
+
+    def on_view(self, view: ClusterView) -> None: ...
 
     def on_lost(self, partitions: frozenset[int]) -> None: ...
 
