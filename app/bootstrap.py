@@ -9,6 +9,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 from app.config import AppConfig
@@ -16,6 +17,7 @@ from app.http.api import create_api
 from app.http.entry import Entry
 from app.observability.metrics import Metrics
 from app.profiles.email import EmailPolicy
+from app.profiles.events import RECORD_FORMAT
 from app.profiles.ports import ProfileSettings
 from app.profiles.service import ProfileService
 from app.profiles.topics import TopicNames, topic_specs
@@ -104,6 +106,11 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
         config=RuntimeConfig(
             node_id=node_id,
             format_version=STORE_FORMAT,
+            address=config.application_server,
+            rack=config.rack,
+            role=config.role,
+            num_standby_replicas=config.num_standby_replicas,
+            shared_settings=_shared_settings(config),
             max_queued_commands=config.max_queued_commands,
         ),
         clock=clock,
@@ -189,10 +196,26 @@ def topology_of(config: AppConfig) -> Topology:
     return build(TopicNames.prefixed(config.topic_prefix), idempotency_ttl_ms=config.idempotency_ttl_ms)
 
 
+def _shared_settings(config: AppConfig) -> dict[str, str]:
+    """Return what must be the same on every node. The secret shows only whether it is."""
+    return {
+        "PROFILES_CLUSTER_SECRET": sha256(b"profiles shared settings " + _secret(config)).hexdigest()[:16],
+        "PROFILES_EMAIL_POLICY": config.email_policy,
+        "PROFILES_IDEMPOTENCY_TTL_MS": str(config.idempotency_ttl_ms),
+        "PROFILES_TOPIC_PREFIX": config.topic_prefix,
+        "format of the records": str(RECORD_FORMAT),
+    }
+
+
 def _secret(config: AppConfig) -> bytes:
-    """Return the key that position tokens and cursors are signed with: the cluster's, or this node's own."""
+    """Return what calls between nodes, position tokens and cursors are signed with.
+
+    Without a secret the nodes of a cluster, which are all on loopback then, must still understand each other's tokens.
+    """
     if config.cluster_secret is not None:
         return config.cluster_secret.encode()
+    if not config.is_embedded:
+        return sha256(f"profiles without a secret: {config.application_id}".encode()).digest()
     return bytes.fromhex(_kept(config.state_dir / "token-key", lambda: os.urandom(_SECRET_BYTES).hex()))
 
 

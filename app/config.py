@@ -56,6 +56,9 @@ class AppConfig:
     node_id: str | None
     application_server: str
     cluster_secret: str | None = field(repr=False)
+    role: str
+    num_standby_replicas: int
+    rack: str
     idempotency_ttl_ms: int
     session_timeout_ms: int
     require_if_match: bool
@@ -173,6 +176,15 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> list
             f"PROFILES_APPLICATION_SERVER is empty, but must be http://host:port, since PROFILES_BIND is "
             f"{values['bind']}, which is no address that another node could use"
         )
+    if not is_kafka:
+        faults += [
+            f"{name} is set, but PROFILES_BOOTSTRAP_SERVERS is empty: the embedded log has one node only"
+            for name, is_wanted in (
+                ("PROFILES_ROLE", values["role"] != "member"),
+                ("PROFILES_NUM_STANDBY_REPLICAS", values["num_standby_replicas"]),
+            )
+            if is_wanted
+        ]
     workers = given.get("WEB_CONCURRENCY", "1")
     if workers != "1":
         faults.append(

@@ -95,6 +95,13 @@ def name(text: str) -> str:
     return text
 
 
+def rack(text: str) -> str:
+    """Parse the name of a rack, zone or region."""
+    if text and not _NAME.fullmatch(text):
+        raise ValueError("at most 200 letters, digits, dots, hyphens or underscores")
+    return text
+
+
 def topic_prefix(text: str) -> str:
     """Parse the beginning of a topic's name."""
     if not _TOPIC_PREFIX.fullmatch(text):
@@ -185,10 +192,26 @@ SETTINGS: tuple[Setting, ...] = (
         "cluster_secret",
         None,
         secret,
-        "signs position tokens and cursors; the same on every node",
-        derived="a key file in the state directory",
+        "signs calls between nodes, position tokens and cursors; the same on every node, and required as soon as one "
+        "of them is not on loopback",
+        derived="a key file in the state directory; with Kafka a key that anybody on this host could guess",
         is_secret=True,
     ),
+    Setting(
+        "PROFILES_ROLE",
+        "role",
+        "member",
+        one_of("member", "observer"),
+        "an observer follows all partitions, owns none, and forwards writes",
+    ),
+    Setting(
+        "PROFILES_NUM_STANDBY_REPLICAS",
+        "num_standby_replicas",
+        "0",
+        integer(0, 10),
+        "how many other nodes keep a warm copy of each partition; the greatest number among the nodes counts",
+    ),
+    Setting("PROFILES_RACK", "rack", "", rack, "where this node stands; standbys lie in another rack if there is one"),
     Setting(
         "PROFILES_IDEMPOTENCY_TTL_MS",
         "idempotency_ttl_ms",

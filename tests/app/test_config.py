@@ -119,6 +119,12 @@ def test_kafka_settings_without_kafka_are_a_contradiction() -> None:
     assert "PROFILES_BOOTSTRAP_SERVERS is empty" in faults(PROFILES_KAFKA_SECURITY_PROTOCOL="SSL")
 
 
+@pytest.mark.parametrize(("name", "value"), [("ROLE", "observer"), ("NUM_STANDBY_REPLICAS", "1")])
+def test_the_embedded_log_has_no_second_node(name: str, value: str) -> None:
+    """An observer or a standby of a log that only this process can open would never see anything."""
+    assert "one node only" in faults(**{f"PROFILES_{name}": value})
+
+
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
 def test_on_a_wildcard_kafka_needs_the_address_of_the_node(bind: str) -> None:
     """Nobody can reach 0.0.0.0."""
