@@ -10,8 +10,8 @@ import pytest
 from app.profiles import results
 from app.profiles.requests import PLAIN, TRACEPARENT, ReadOptions
 from app.profiles.results import Written
-from app.profiles.service import SettlementUnavailable
 from app.profiles.topics import PROFILE_STORE
+from app.profiles.writes import SettlementUnavailable
 from streams.errors import LeaseExpired, NotOwner, NotWritten, StoreClosed, StoreDamaged, Unavailable
 from streams.partitioner import partition_for
 from streams.records import TopicPartition, header
@@ -104,7 +104,7 @@ def test_search_looks_again_while_rows_are_being_moved(world: World, monkeypatch
         world.state.put_claim(b"bob1@mail.com", uid)
         world.node.sequence = 8
 
-    monkeypatch.setattr("app.profiles.service.asyncio.sleep", rest)
+    monkeypatch.setattr("app.profiles.reads.asyncio.sleep", rest)
     assert run(world.service.search("bob1@mail.com", PLAIN, world.deadline)).profile.uid == uid
 
 
@@ -115,7 +115,7 @@ def test_search_never_says_not_found_of_a_moving_index(world: World, monkeypatch
     async def rest(_: float) -> None:
         world.clock.now_ms += 6_000
 
-    monkeypatch.setattr("app.profiles.service.asyncio.sleep", rest)
+    monkeypatch.setattr("app.profiles.reads.asyncio.sleep", rest)
     with pytest.raises(Unavailable):
         run(world.service.search("bob1@mail.com", PLAIN, world.deadline))
 

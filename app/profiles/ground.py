@@ -1,0 +1,56 @@
+"""What reads and writes of profiles stand on: rows of this node's stores, and what is known once the log was reached.
+
+Nothing is decided and nothing waits here.
+"""
+
+from app.profiles.commands import Domain
+from app.profiles.events import Records
+from app.profiles.ports import Node, ProfileSettings, Reader
+from app.profiles.tokens import Tokens
+from app.profiles.topics import TopicNames
+from streams.errors import NotOwner, StoreClosed, StoreDamaged, StoreError, Unavailable
+
+
+class Ground:
+    """One instance for each process; the event loop, and `row` and `store_failure` from any thread."""
+
+    def __init__(self, *, node: Node, topics: TopicNames, settings: ProfileSettings) -> None:
+        self.node = node
+        self.topics = topics
+        self.settings = settings
+        self._known_domain: Domain | None = None
+        self._known_tokens: Tokens | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """Known once the log was reached, since the partition count is the topic's. Raises Unavailable before."""
+        if self._known_domain is None:
+            self._known_domain = Domain(Records(self.topics), self.node.partitions)
+        return self._known_domain
+
+    @property
+    def tokens(self) -> Tokens:
+        """Known once the log was reached, since tokens name its topics. Raises Unavailable before."""
+        if self._known_tokens is None:
+            self._known_tokens = Tokens(secret=self.settings.token_secret, topic_ids=self.node.topic_ids)
+        return self._known_tokens
+
+    def row(self, store: str, partition: int, key: bytes) -> tuple[bytes | None, Reader]:
+        """Return a row of this node, and the reader that says how fresh it is. Raises Unavailable."""
+        reader = self.node.reader(store, partition)
+        try:
+            return reader.get(key), reader
+        except Exception as error:
+            raise self.store_failure(reader.explain(error), partition, reader) from error
+
+    def store_failure(self, error: Exception, partition: int, reader: Reader) -> Exception:
+        """Return what to raise for a store that failed: damage is rebuilt, a closed store has another owner. What is
+        no failure of a store is returned as it is."""
+        if isinstance(error, StoreDamaged):
+            reader.report_damage(error)
+            return Unavailable("the store of this partition is being rebuilt", partition=partition)
+        if isinstance(error, StoreClosed):
+            return NotOwner("the partition is moving", partition=partition)
+        if not isinstance(error, StoreError | OSError):
+            return error
+        return Unavailable("the store of this partition cannot be read", partition=partition)
