@@ -1,11 +1,12 @@
 """`KafkaLog`: the port's back end for every real deployment. Composes the clients of this package; holds no logic."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from streams.clock import Clock, Deadline, SystemClock
 from streams.cluster import Member
 from streams.log.base import Membership, TopicInfo, TopicSpec
+from streams.log.kafka.departed import Departed
 from streams.log.kafka.membership import KafkaMembership
 from streams.log.kafka.offsets import Offsets
 from streams.log.kafka.reader import KafkaReader
@@ -57,9 +58,19 @@ class KafkaLog:
         """Return the node's one writer. The coordinator says whether a snapshot of *membership* is current; what the
         member itself believes proves nothing, so it is not asked."""
 
+        def live_nodes() -> Collection[str]:
+            return membership.live_nodes if isinstance(membership, KafkaMembership) else ()
+
+        departed = Departed(self._settings, self._topics, live_nodes=live_nodes, clock=self._clock)
+
         def transactions() -> Transactions:
             return Transactions(
-                self._settings, tuple(topics), offsets=self._offsets, topics=self._topics, clock=self._clock
+                self._settings,
+                tuple(topics),
+                offsets=self._offsets,
+                topics=self._topics,
+                departed=departed,
+                clock=self._clock,
             )
 
         writer = KafkaWriter(transactions, record_limit=self._record_limit, clock=self._clock)

@@ -63,6 +63,7 @@ class KafkaMembership:
         self._listener: OwnershipListener | None = None
         self._reported: Ownership | None = None
         self._consumer: KafkaConsumer | None = None
+        self._live_nodes: Collection[str] = ()
         self._must_stop = threading.Event()
         self._deadline: Deadline | None = None
         self._thread: threading.Thread | None = None
@@ -82,6 +83,11 @@ class KafkaMembership:
     def ownership(self) -> Ownership | None:
         """The last snapshot that was reported and is not known to be obsolete. Any thread."""
         return self._reported
+
+    @property
+    def live_nodes(self) -> Collection[str]:
+        """The ids of all nodes that were in the group at the last join. Any thread."""
+        return self._live_nodes
 
     def rebalance(self) -> None:
         """Not yet."""

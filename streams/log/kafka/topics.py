@@ -88,6 +88,14 @@ class Topics:
         found = self._ask(lambda admin: admin.list_partition_offsets(specs), deadline, "ask for end offsets")
         return {TopicPartition(*partition): int(end.offset) for partition, end in found.items()}
 
+    def open_transactions(self, deadline: Deadline) -> list[str]:
+        """Return the transactional ids of all transactions that are not decided, whoever began them. Raises
+        LogUnavailable."""
+        found = self._ask(
+            lambda admin: admin.list_transactions(state_filters=["Ongoing"]), deadline, "list open transactions"
+        )
+        return [one.transactional_id for listings in found.values() for one in listings]
+
     def remove_member(self, group: str, member_id: str) -> None:
         """Take *member_id* out of *group*; nothing happens when it is not in there. Raises KafkaError or
         LogUnavailable, after some seconds at the latest."""

@@ -31,6 +31,7 @@ from streams.clock import Clock, Deadline
 from streams.errors import Fenced, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
 from streams.log.base import Ownership
 from streams.log.kafka.clients import open_client
+from streams.log.kafka.departed import Departed
 from streams.log.kafka.offsets import Offsets
 from streams.log.kafka.settings import KafkaSettings, producer_config
 from streams.log.kafka.topics import Topics
@@ -68,13 +69,21 @@ class Transactions:
     the old one unusable."""
 
     def __init__(
-        self, settings: KafkaSettings, names: Sequence[str], *, offsets: Offsets, topics: Topics, clock: Clock
+        self,
+        settings: KafkaSettings,
+        names: Sequence[str],
+        *,
+        offsets: Offsets,
+        topics: Topics,
+        departed: Departed,
+        clock: Clock,
     ) -> None:
         """*names* are the co-partitioned topics; the first one carries the offset commits."""
         self._settings = settings
         self._names = names
         self._offsets = offsets
         self._topics = topics
+        self._departed = departed
         self._clock = clock
         self._network: _Network | None = None
         self._producer: KafkaProducer | None = None
@@ -84,6 +93,7 @@ class Transactions:
         check_usable(ownership)
         self.discard()
         partitions = sorted(ownership.partitions)
+        self._departed.fence(ownership.generation)
         try:
             # A new producer of our id: what an older one left open is aborted, and it can commit no more.
             self._open(operation.deadline)
