@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -71,16 +71,19 @@ class Cluster:
         brokers: int = 1,
         settings: Mapping[str, str] | None = None,
         is_measured: bool = False,
+        routes: Sequence[str] = (),
     ) -> None:
         """Prepare *brokers* below *directory*, which keeps data and logs. *settings* are added to `server.properties`.
-        *is_measured*: with Java's full compiler, which starts slower and runs faster. Raises BrokerUnavailableError."""
+        *is_measured*: with Java's full compiler, which starts slower and runs faster. *routes*: names of clients, each
+        of which reaches the brokers through proxies of its own; see `route`. Raises BrokerUnavailableError."""
         self._compiler = [] if is_measured else ["-XX:TieredStopAtLevel=1"]
         self._directory = directory
         self._java, self._class_path = java(), class_path()
         self._cluster_id = uuid.uuid4().hex[:22]
-        ports = free_ports(2 * brokers)
-        self._ports = dict(enumerate(ports[:brokers], start=1))
-        self._controller_ports = dict(enumerate(ports[brokers:], start=1))
+        ports = iter(free_ports(2 * brokers * (1 + len(routes))))
+        self._ports = {broker: next(ports) for broker in range(1, brokers + 1)}
+        self._controller_ports = {broker: next(ports) for broker in self._ports}
+        self._routes = {(name, broker): (next(ports), next(ports)) for name in routes for broker in self._ports}
         self._settings = dict(settings or {})
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -96,6 +99,13 @@ class Cluster:
     def address(self, broker: int) -> tuple[str, int]:
         """Return host and port of *broker*."""
         return "127.0.0.1", self._ports[broker]
+
+    def route(self, name: str, broker: int) -> tuple[tuple[str, int], int]:
+        """Return where *broker* listens for the client *name*, and the port that it tells him to use: somebody has to
+        listen there and pass on what he gets. A broker tells each listener's clients an address of its own, without
+        which they would all go straight to it after their first question."""
+        listening, advertised = self._routes[name, broker]
+        return ("127.0.0.1", listening), advertised
 
     def pid(self, broker: int) -> int:
         return self._processes[broker].pid
@@ -219,13 +229,17 @@ class Cluster:
 
     def _properties(self, broker: int) -> dict[str, str]:
         count = str(min(3, len(self._ports)))
-        at = f"127.0.0.1:{self._ports[broker]}"
+        routes = {name.upper(): ports for (name, one), ports in self._routes.items() if one == broker}
+        told = {"PLAINTEXT": self._ports[broker], **{name: ports[1] for name, ports in routes.items()}}
+        bound = {"PLAINTEXT": self._ports[broker], **{name: ports[0] for name, ports in routes.items()}}
+        bound["CONTROLLER"] = self._controller_ports[broker]
         return {
             "node.id": str(broker),
             "process.roles": "broker,controller",
-            "listeners": f"PLAINTEXT://{at},CONTROLLER://127.0.0.1:{self._controller_ports[broker]}",
-            "advertised.listeners": f"PLAINTEXT://{at}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in bound.items()),
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in told.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in bound),
+            "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": ",".join(f"{i}@127.0.0.1:{p}" for i, p in self._controller_ports.items()),
             "log.dirs": str(self._home(broker) / "data"),

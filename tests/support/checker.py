@@ -25,7 +25,8 @@ class State(NamedTuple):
 
 
 class _Ranked(NamedTuple):
-    """An operation in the order of versions: 2v for the write of version v, 2v + 1 for a read of it."""
+    """An operation in the order of versions: 2v for the write of version v, 2v + 1 for a read of it. What had returned
+    before `called_ns` comes before it; of a read that may be stale that is so much earlier than its call."""
 
     rank: int
     called_ns: int
@@ -215,16 +216,18 @@ def _check_profile(
             if op.version not in states or states[op.version].mark is None:
                 yield Violation("read", f"no such version: {op}")
         elif op.outcome is Outcome.OK and not op.is_write and op.version is not None:
-            ranked.append(_Ranked(2 * op.version + 1, op.called_ns, op.returned_ns, op))
+            ranked.append(_Ranked(2 * op.version + 1, op.fresh_ns, op.returned_ns, op))
+            if op.version < op.least_version:
+                yield Violation("token", f"older than the position that it brought: {op}")
             if states.get(op.version) != LogEntry(op.version, op.mark, op.email):
                 yield Violation("read", f"the log has {states.get(op.version)}, but: {op}")
     # Who found nothing came before the creation if that is still possible, else after the deletion.
-    floors = _floors([*ranked, *(_Ranked(0, op.called_ns, op.returned_ns, op) for op in nothing)])
+    floors = _floors([*ranked, *(_Ranked(0, op.fresh_ns, op.returned_ns, op) for op in nothing)])
     for op in nothing:
-        if floors[id(op)][0] <= _BEFORE_CREATION:
-            ranked.append(_Ranked(_BEFORE_CREATION, op.called_ns, op.returned_ns, op))
+        if floors[id(op)][0] <= _BEFORE_CREATION and op.least_version == 0:
+            ranked.append(_Ranked(_BEFORE_CREATION, op.fresh_ns, op.returned_ns, op))
         elif last is not None and last.mark is None:
-            ranked.append(_Ranked(2 * last.version + 1, op.called_ns, op.returned_ns, op))
+            ranked.append(_Ranked(2 * last.version + 1, op.fresh_ns, op.returned_ns, op))
         else:
             yield Violation("read", f"nothing found of a profile that was never deleted: {op}")
     floors = _floors(ranked)
@@ -266,7 +269,7 @@ def _check_emails(
             continue
         if op.kind is Kind.SEARCH and op.outcome is Outcome.NOT_FOUND:
             for holding in holdings.get(op.email, ()):
-                if holding.sure_from < op.called_ns and op.returned_ns < holding.sure_until:
+                if holding.sure_from < op.fresh_ns and op.returned_ns < holding.sure_until:
                     yield Violation("search", f"nothing found although {holding}: {op}")
         elif op.outcome is Outcome.CONFLICT and not _is_contended(op, holdings.get(op.email, ()), claims[op.email]):
             yield Violation("conflict", f"409 for an e-mail that nobody else had or wanted: {op}")

@@ -45,7 +45,11 @@ class Outcome(StrEnum):
 class Operation:
     """One request. `mark` and `email`: of the state that a write wants, or a read saw. `version`: that an answer
     carried (of a MISMATCH: the current one). `if_match`: the version demanded, None if none was. `status`: HTTP's, 0
-    without an answer. `existing_uid`: whom a CONFLICT named."""
+    without an answer. `existing_uid`: whom a CONFLICT named. `attempts`: how often it was sent. `served_by`: who said
+    that he answered.
+
+    A read that allowed it may be of an earlier moment: at most `staleness_ns` before its call (NEVER: of any), but
+    with at least `least_version` of the profile."""
 
     client: int
     kind: Kind
@@ -60,6 +64,15 @@ class Operation:
     status: int = 0
     existing_uid: str | None = None
     detail: str = field(default="", compare=False)
+    staleness_ns: int = 0
+    least_version: int = 0
+    attempts: int = 1
+    served_by: str = field(default="", compare=False)
+
+    @property
+    def fresh_ns(self) -> int:
+        """The moment from which on it must know everything."""
+        return self.called_ns - self.staleness_ns
 
     @property
     def is_write(self) -> bool:

@@ -1,17 +1,19 @@
 """Load that records a history: many clients read, search, create, change and delete profiles, few enough to collide.
 
 Reproducible as far as concurrency allows: what each client does is drawn from the seed. Each client is one task with
-connections of its own; all share one event loop and so one clock.
+connections of its own; all share one event loop and so one clock. A client that one node fails goes on to the next.
 """
 
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streams.partitioner import partition_for
 from tests.support.client import Client, NoAnswerError, NotSentError, Reply
 from tests.support.history import NEVER, Kind, Operation, Outcome
 
@@ -19,6 +21,10 @@ _HOT_PROFILES = 12  # of those known, so many get most of the requests
 _MAX_KNOWN = 150
 _DOMAIN = "mail.example.com"
 _REFUSED_PAUSE_S = 0.02  # while nobody listens
+_NS_PER_MS = 1_000_000
+_PLAIN: Mapping[str, str] = {}
+_MAX_STALENESS_S = 5
+_FAILED = frozenset({Outcome.UNKNOWN, Outcome.NOT_WRITTEN, Outcome.UNSERVED})
 
 
 class Load:
@@ -34,13 +40,21 @@ class Load:
         pause_s: float = 0.004,
         request_timeout_s: float | None = None,
         with_keys: bool = True,
+        with_replicas: bool = False,
+        retries: int = 0,
     ) -> None:
         """*emails*: how many addresses all clients share. *pause_s*: the mean time between two requests of a client.
         *request_timeout_s*: sent as `Request-Timeout`. *with_keys*: half of the creates carry an Idempotency-Key and
-        are repeated with it until their outcome is known."""
+        are repeated with it until their outcome is known. *with_replicas*: a third of the reads by uid are strict,
+        allow staleness, or bring the position of a write. *retries*: how often a read that was not served, or a write
+        that certainly was not written, is sent again at once, to the next node."""
         self.operations: list[Operation] = []
+        #: What was not served, not written or of unknown outcome in the end; also what was never sent.
+        self.failed: list[Operation] = []
         #: Uid to the last version that any client saw.
         self.known: dict[str, int] = {}
+        #: Uid to the token of an acknowledged write, and the version that it made.
+        self._tokens: dict[str, tuple[str, int]] = {}
         self.slowest_s = 0.0
         self._addresses = addresses
         self._seed = seed
@@ -49,6 +63,8 @@ class Load:
         self._pause_s = pause_s
         self._request_timeout_s = request_timeout_s
         self._with_keys = with_keys
+        self._with_replicas = with_replicas
+        self._retries = retries
         self._is_stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -69,19 +85,30 @@ class Load:
             await asyncio.sleep(0.05)
         await self.stop()
 
-    async def settle(self) -> None:
-        """Return when no write of unknown outcome can take effect any more: the node decides one group of writes after
-        the other, so a write that is begun now and acknowledged has all earlier ones before it."""
+    async def settle(self, *, partitions: int = 1) -> None:
+        """Return when no write of unknown outcome can take effect any more: each owner decides one group of writes
+        after the other, so when a write that is begun now has been acknowledged in a partition, all earlier ones of
+        that partition come before it. *partitions*: how many there are, if they have several owners."""
         self._request_timeout_s = None
-        client = Client(self._addresses[0])
-        for number in range(100):
-            mark = f"settle-{number}"
-            last = Operation(-1, Kind.CREATE, 0, email=f"{mark}@{_DOMAIN}", mark=mark)
-            await self._perform(client, last, None)
-            if last.outcome is Outcome.OK:
+        caller = self.caller(0)
+        left = set(range(partitions))
+        for number in range(100 * partitions):
+            if not left:
                 break
-            await asyncio.sleep(0.1)
-        client.close()
+            email = f"settle-{number}@{_DOMAIN}"
+            # Where the e-mail belongs the profile goes, too (without an Idempotency-Key).
+            if partition_for(email.encode(), partitions) in left:
+                last = Operation(-1, Kind.CREATE, 0, email=email, mark=f"settle-{number}")
+                await self.perform(caller, last)
+                if last.outcome is Outcome.OK:
+                    left.discard(partition_for(last.uid.encode(), partitions))
+                else:
+                    await asyncio.sleep(0.1)
+        caller.close()
+
+    def caller(self, number: int) -> "Caller":
+        """Return the connections of client *number*, who begins with a node of his own."""
+        return Caller(self._addresses, number)
 
     def count(self, *outcomes: Outcome, is_write: bool | None = None) -> int:
         """Return how many operations had one of *outcomes* (none given: any)."""
@@ -100,14 +127,15 @@ class Load:
 
     async def _run(self, number: int) -> None:
         rng = random.Random(f"{self._seed}/{number}")
-        client = Client(self._addresses[number % len(self._addresses)])
+        client = self.caller(number)
         count = 0
         try:
             while not self._is_stopping.is_set():
                 count += 1
                 operation = self._draw(rng, number, f"w{number}-{count}")
                 key = f'"{self._seed}-{operation.mark}"' if self._with_keys and rng.random() < 0.5 else None
-                await self._perform(client, operation, key if operation.kind is Kind.CREATE else None)
+                wish = self._wish(rng, operation.uid) if operation.kind is Kind.GET else _PLAIN
+                await self.perform(client, operation, key if operation.kind is Kind.CREATE else None, wish)
                 if operation.outcome is Outcome.OK and operation.is_write and rng.random() < 0.5:
                     await self._look_again(client, rng, number, operation)
                 await asyncio.sleep(rng.expovariate(1 / self._pause_s) if self._pause_s else 0)
@@ -138,50 +166,81 @@ class Load:
     def _email(self, rng: random.Random, mark: str) -> str:
         return rng.choice(self._emails) if rng.random() < 0.7 else f"{mark}@{_DOMAIN}"
 
-    async def _look_again(self, client: Client, rng: random.Random, number: int, write: Operation) -> None:
-        """Read at once what was just acknowledged, by uid and by e-mail."""
-        await self._perform(client, Operation(number, Kind.GET, 0, uid=write.uid), None)
+    async def _look_again(self, client: "Caller", rng: random.Random, number: int, write: Operation) -> None:
+        """Read at once what was just acknowledged, by uid and by e-mail; of several nodes, at another one."""
+        client.move_on()
+        await self.perform(client, Operation(number, Kind.GET, 0, uid=write.uid), wish=self._wish(rng, write.uid))
         if write.email is not None and rng.random() < 0.5:
-            await self._perform(client, Operation(number, Kind.SEARCH, 0, email=write.email), None)
+            await self.perform(client, Operation(number, Kind.SEARCH, 0, email=write.email))
 
-    async def _perform(self, client: Client, op: Operation, key: str | None) -> None:
+    def _wish(self, rng: random.Random, uid: str) -> Mapping[str, str]:
+        """Choose how fresh a read has to be."""
+        what = rng.random() if self._with_replicas else 1.0
+        if what < 0.12:
+            return {"Prefer": f"max-staleness={_MAX_STALENESS_S}"}
+        if what < 0.24 and uid in self._tokens:
+            return {"Profile-Position": self._tokens[uid][0]}
+        return {"consistency": "strict"} if what < 0.33 else _PLAIN
+
+    async def perform(
+        self, caller: "Caller", op: Operation, key: str | None = None, wish: Mapping[str, str] = _PLAIN
+    ) -> None:
         """Send *op* and note what came of it. With *key*, repeat it until it is known; the call is that of the first
-        attempt, since any of them may be the one that took effect."""
+        attempt, since any of them may be the one that took effect. *wish*: how fresh a read has to be; headers, and
+        `consistency` for the query."""
+        if "Profile-Position" in wish:
+            op.least_version = self._tokens[op.uid][1]
         has_effect_maybe = False
         while True:
             called_ns = time.monotonic_ns()
-            op.called_ns = op.called_ns or called_ns
+            op.called_ns = op.called_ns if op.called_ns and op.is_write else called_ns
+            was_sent, op.status = True, 0
             try:
-                reply = await self._send(client, op, key)
+                reply = await self._send(caller.client, op, key, wish)
             except NotSentError:
-                op.outcome = Outcome.UNKNOWN if has_effect_maybe else Outcome.NOT_WRITTEN
-                if not op.is_write:
-                    return
-                if key is None or self._is_stopping.is_set():
-                    break
-                await asyncio.sleep(_REFUSED_PAUSE_S)
-                continue
+                was_sent = False
+                op.outcome = Outcome.NOT_WRITTEN if op.is_write else Outcome.UNSERVED
+                if has_effect_maybe:
+                    op.outcome = Outcome.UNKNOWN
             except NoAnswerError as error:
-                op.outcome, op.detail = Outcome.UNKNOWN if op.is_write else Outcome.UNSERVED, str(error)
-                has_effect_maybe = True
+                op.detail = str(error)
+                op.outcome = Outcome.UNKNOWN if op.is_write else Outcome.UNSERVED
             else:
                 op.returned_ns = time.monotonic_ns()
                 self._note(op, reply, is_repeated=has_effect_maybe)
-                has_effect_maybe = has_effect_maybe or op.outcome is Outcome.UNKNOWN
-            self.slowest_s = max(self.slowest_s, (time.monotonic_ns() - called_ns) / 1e9)
-            is_open = op.outcome in (Outcome.UNKNOWN, Outcome.NOT_WRITTEN)
-            if key is None or not is_open or self._is_stopping.is_set():
+                _note_staleness(op, reply, wish)
+            has_effect_maybe = has_effect_maybe or op.outcome is Outcome.UNKNOWN
+            if was_sent:
+                self.slowest_s = max(self.slowest_s, (time.monotonic_ns() - called_ns) / 1e9)
+            if not self._is_repeated(op, key):
                 break
+            op.attempts += 1
+            caller.move_on()
             await asyncio.sleep(_REFUSED_PAUSE_S)
+        await self._keep(caller, op, was_sent=was_sent)
+
+    def _is_repeated(self, op: Operation, key: str | None) -> bool:
+        if op.outcome not in _FAILED:
+            return False
+        if key is not None and not self._is_stopping.is_set():
+            return True
+        return op.attempts <= self._retries and op.outcome is not Outcome.UNKNOWN
+
+    async def _keep(self, caller: "Caller", op: Operation, *, was_sent: bool) -> None:
+        """Put *op* into the history, unless it was never sent."""
         if op.outcome is Outcome.UNKNOWN:
             op.returned_ns = NEVER
-        if op.outcome is Outcome.NOT_WRITTEN and op.status == 0:
+        if op.outcome in _FAILED:
+            self.failed.append(op)
+            caller.move_on()
+        if was_sent or op.outcome is Outcome.UNKNOWN:
+            self.operations.append(op)
+        else:
             await asyncio.sleep(_REFUSED_PAUSE_S)
-            return  # Never sent: no part of the history.
-        self.operations.append(op)
 
-    async def _send(self, client: Client, op: Operation, key: str | None) -> Reply:
-        headers: dict[str, str] = {}
+    async def _send(self, client: Client, op: Operation, key: str | None, wish: Mapping[str, str]) -> Reply:
+        headers = {name: value for name, value in wish.items() if name != "consistency"}
+        strict = "?consistency=strict" if "consistency" in wish else ""
         if self._request_timeout_s is not None:
             headers["Request-Timeout"] = str(self._request_timeout_s)
         if op.if_match is not None:
@@ -191,7 +250,7 @@ class Load:
         timeout_s = 20.0 if self._request_timeout_s is None else self._request_timeout_s + 10.0
         match op.kind:
             case Kind.GET:
-                return await client.request("GET", f"/api/profile/{op.uid}", None, headers, timeout_s=timeout_s)
+                return await client.request("GET", f"/api/profile/{op.uid}{strict}", None, headers, timeout_s=timeout_s)
             case Kind.SEARCH:
                 return await client.request("GET", f"/api/search?email={op.email}", None, headers, timeout_s=timeout_s)
             case Kind.CREATE:
@@ -250,6 +309,8 @@ class Load:
             with contextlib.suppress(KeyError):
                 op.uid = op.uid or document["uid"]
             is_later = op.kind is Kind.CREATE and version > 1  # repeated: the profile as it is now
+            if "profile-position" in reply.headers and not is_later:
+                self._tokens[op.uid] = reply.headers["profile-position"], version
             if not is_later and (document["username"] != op.mark or (op.email and document["email"] != op.email)):
                 op.outcome, op.detail = Outcome.UNEXPECTED, f"asked for {op.mark}, got {document}"
             op.version = 1 if op.kind is Kind.CREATE else version
@@ -261,3 +322,35 @@ class Load:
             if op.kind is Kind.SEARCH and document["email"] != op.email:
                 op.outcome, op.detail = Outcome.UNEXPECTED, f"another e-mail: {document}"
         self.known[op.uid] = max(self.known.get(op.uid, 0), version)
+
+
+def _note_staleness(op: Operation, reply: Reply, wish: Mapping[str, str]) -> None:
+    """Note how stale the answer says that it is; more than *wish* allows was not asked for."""
+    op.served_by = reply.headers.get("profile-served-by", "")
+    told = re.search(r"staleness-ms=(\d+)", op.served_by)
+    told_ms = int(told[1]) if told else 0
+    op.staleness_ns = (told_ms + 1) * _NS_PER_MS if told_ms else 0  # it is rounded
+    if op.outcome not in (Outcome.OK, Outcome.NOT_FOUND) or "Profile-Position" in wish:
+        return
+    if told_ms > (_MAX_STALENESS_S * 1000 if "Prefer" in wish else 0):
+        op.outcome, op.detail = Outcome.UNEXPECTED, f"staler than {dict(wish)} allows: {op.served_by}"
+
+
+class Caller:
+    """One client: a connection to each node, one of which is in use."""
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], number: int) -> None:
+        self._clients = [Client(address) for address in addresses]
+        self._number = number % len(addresses)
+
+    @property
+    def client(self) -> Client:
+        return self._clients[self._number]
+
+    def move_on(self) -> None:
+        """Use the next node from now on."""
+        self._number = (self._number + 1) % len(self._clients)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()

@@ -49,6 +49,30 @@ def test_a_sound_history_passes() -> None:
     assert check(history, log_of("m1", "m2", None)) == []
 
 
+def test_a_read_that_may_be_stale_is_judged_by_its_own_promise() -> None:
+    """What it said that it may lack it may lack, and no more: not what was done before that, nor before its token."""
+    history = [CREATED, op(Kind.PUT, 20, 30, 2)]
+    log = log_of("m1", "m2")
+    late = op(Kind.GET, 40, 50, 1)
+    assert rules([*history, late], log) == {"order"}
+    assert rules([*history, replace(late, staleness_ns=10)], log) == set()
+    assert rules([*history, replace(late, staleness_ns=9)], log) == {"order"}
+    assert rules([*history, replace(late, staleness_ns=10, least_version=1)], log) == set()
+    assert rules([*history, replace(late, staleness_ns=10, least_version=2)], log) == {"token"}
+    missed = op(Kind.GET, 40, 50, outcome=Outcome.NOT_FOUND, mark=None)
+    assert rules([*history, missed], log) == {"read"}
+    assert rules([*history, replace(missed, staleness_ns=30)], log) == set()
+    assert rules([*history, replace(missed, staleness_ns=29)], log) == {"read"}
+    assert rules([*history, replace(missed, staleness_ns=30, least_version=1)], log) == {"read"}
+
+
+def test_what_a_stale_read_has_seen_is_there_for_all_who_come_later() -> None:
+    """A stale read proves nothing old, but it does prove that what it saw had happened."""
+    stale = op(Kind.GET, 40, 50, 2, staleness_ns=40)
+    history = [CREATED, op(Kind.PUT, 20, NEVER, 2, outcome=Outcome.UNKNOWN, email="e", mark="m2"), stale]
+    assert rules([*history, op(Kind.GET, 51, 52, 1)], log_of("m1", "m2")) == {"order"}
+
+
 @pytest.mark.parametrize(
     ("rule", "extra", "log"),
     [
