@@ -29,7 +29,7 @@ class NodeInfo:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where one partition lives, by node ids. `owner` None: it is being handed over. `standbys` follow it and may serve
-    reads; `warming` follow it in order to become owners, and are not caught up yet."""
+    reads; `warming` follow it in order to become its owner or to replace a standby, and are not caught up yet."""
 
     owner: str | None
     standbys: Sequence[str] = ()
@@ -43,8 +43,9 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """The whole map. `placements` has one entry for each partition, by its number. `refused` says which members were
-    given nothing, and why."""
+    """The whole map. `placements` has one entry for each partition, by its number. `nodes` are those that take part;
+    `refused` says which members were given nothing, and why: ask `refusal_of`, since two processes may claim one node
+    id of which only one is refused."""
 
     epoch: int
     nodes: Mapping[str, NodeInfo]
@@ -71,6 +72,10 @@ class ClusterView:
     def followed_by(self, node_id: str) -> frozenset[int]:
         """Return the partitions that *node_id* follows without owning them."""
         return frozenset(number for number, place in enumerate(self.placements) if node_id in place.followers)
+
+    def refusal_of(self, node: NodeInfo) -> str | None:
+        """Return why *node* was given nothing, None if it takes part (or is not known): with it, it must stop."""
+        return self.refused.get(refusal_key(node))
 
     def encode(self) -> bytes:
         """Return the view as compact JSON."""
@@ -99,6 +104,11 @@ class ClusterView:
             )
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a view of a cluster: {type(error).__name__}") from error
+
+
+def refusal_key(node: NodeInfo) -> str:
+    """Return the name of this very process in `ClusterView.refused`."""
+    return f"{node.node_id}/{node.incarnation}"
 
 
 #: The view before anything is known.
