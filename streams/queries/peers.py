@@ -4,7 +4,8 @@ Protocols and values only; `streams.http.peers` provides the real one. Whoever c
 he needs for that is whether the other node can have acted: `PeerUnreachable` says no, `PeerLost` says perhaps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from streams.clock import Deadline
@@ -12,6 +13,12 @@ from streams.cluster import ClusterView
 from streams.errors import Unavailable
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+#: As whom the other node is asked to answer a client's request: the owner, or a follower that may be behind.
+OWNER = "owner"
+REPLICA = "replica"
+
+NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 
 class PeerUnreachable(Unavailable):
@@ -23,12 +30,15 @@ class PeerLost(Unavailable):
 
 
 class PeerRequest(NamedTuple):
-    """A request of a client. `target`: path and query as received; `headers`: names in lower case."""
+    """A request of a client. `target`: path and query as received; `headers`: names in lower case. `hop`: OWNER or
+    REPLICA. `extra`: at most a kilobyte that travels signed, for the application."""
 
     method: bytes
     target: bytes
     headers: Headers
     body: bytes
+    hop: str = OWNER
+    extra: Mapping[str, str] = NO_EXTRA
 
 
 class PeerReply(NamedTuple):
@@ -41,11 +51,13 @@ class PeerReply(NamedTuple):
 
 class Caller(NamedTuple):
     """Who sent a request that came from a peer, and by when he wants the answer. `node_id` is authenticated. `epoch` is
-    that of the newest view that he knows."""
+    that of the newest view that he knows. `hop` and `extra` as in his PeerRequest; `hop` is empty for an operation."""
 
     node_id: str
     deadline: Deadline
     epoch: int
+    hop: str = ""
+    extra: Mapping[str, str] = NO_EXTRA
 
 
 class Peers(Protocol):
