@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import http, load, logs, machine, size, tail
+from benchmarks import cluster, http, load, logs, machine, size, tail
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.report import Table, document
 from tests.support.broker import BrokerUnavailableError, Cluster
@@ -52,6 +52,7 @@ SECTIONS: dict[str, Callable[[Plan, Path, Brokers], Table]] = {
     ),
     "tail-local": lambda plan, directory, _: tail.measure(plan, directory),
     "tail-kafka": lambda plan, directory, brokers: tail.measure(plan, directory, bootstrap_servers=brokers.address()),
+    "cluster": lambda plan, directory, brokers: cluster.measure(plan, directory, bootstrap_servers=brokers.address()),
     "disk": lambda plan, directory, _: logs.measure_disk(plan, directory),
 }
 
