@@ -150,4 +150,4 @@ class LoneMember:
     @classmethod
     def named(cls, node_id: str) -> "LoneMember":
         """Return a member of which nothing but the name matters."""
-        return cls(NodeInfo(node_id, "1", "http://127.0.0.1:1"))
+        return cls(NodeInfo(node_id, "1", f"http://{node_id}:1"))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from streams.clock import Deadline, SystemClock
-from streams.cluster import ClusterView, LoneMember
+from streams.cluster import NOWHERE, ClusterView, LoneMember, Member
 from streams.errors import Fenced
 from streams.log.base import Ownership, TopicSpec
 from streams.log.kafka import KafkaLog
@@ -19,14 +19,18 @@ WAIT_S = 30.0
 class Node:
     """Joins the group of *topics* (made if need be) and keeps every report."""
 
-    def __init__(self, log: KafkaLog, topics: Sequence[str], *, partitions: int = 2) -> None:
+    def __init__(
+        self, log: KafkaLog, topics: Sequence[str], *, partitions: int = 2, member: Member | None = None
+    ) -> None:
+        """*member* is what the node says of itself; by default nothing but its node id."""
         self.log = log
         self.topics = tuple(topics)
         self.partitions = partitions
         self._changed = threading.Condition()
         self.reports: list[tuple[str, Ownership | frozenset[int]]] = []
         self.ownership = Ownership(-1, "", frozenset())
-        self.membership = log.open_membership(topics, LoneMember.named("n1"))
+        self.view: ClusterView = NOWHERE
+        self.membership = log.open_membership(topics, member or LoneMember.named(log._settings.node_id))
         self.writer = log.open_writer(topics, self.membership)
 
     def join(self) -> "Node":
@@ -58,7 +62,10 @@ class Node:
             self.reports.append(("revoked", partitions))
             self._changed.notify_all()
 
-    def on_view(self, view: ClusterView) -> None: ...
+    def on_view(self, view: ClusterView) -> None:
+        with self._changed:
+            self.view = view
+            self._changed.notify_all()
 
     def on_lost(self, partitions: frozenset[int]) -> None:
         with self._changed:

@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from streams.clock import Clock, Deadline, SystemClock
-from streams.cluster import Member
+from streams.cluster import OBSERVER, Member
 from streams.log.base import Membership, TopicInfo, TopicSpec
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.membership import KafkaMembership
+from streams.log.kafka.observer import KafkaObserver
 from streams.log.kafka.offsets import Offsets
 from streams.log.kafka.reader import KafkaReader
 from streams.log.kafka.settings import KafkaSettings, tame_logging
@@ -34,7 +35,7 @@ class KafkaLog:
         self._known: dict[str, TopicInfo] = {}
         self._readers: list[KafkaReader] = []
         self._writers: list[KafkaWriter] = []
-        self._memberships: list[KafkaMembership] = []
+        self._memberships: list[KafkaMembership | KafkaObserver] = []
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
         found = self._topics.ensure(specs, deadline)
@@ -77,10 +78,14 @@ class KafkaLog:
         self._writers.append(writer)
         return writer
 
-    def open_membership(self, topics: Sequence[str], member: Member) -> KafkaMembership:
-        membership = KafkaMembership(
-            self._settings, topics[0], self._topics, member=member, clock=self._clock, state_dir=self._state_dir
-        )
+    def open_membership(self, topics: Sequence[str], member: Member) -> KafkaMembership | KafkaObserver:
+        membership: KafkaMembership | KafkaObserver
+        if member.info.role == OBSERVER:
+            membership = KafkaObserver(self._settings.application_id, self._topics, self._clock)
+        else:
+            membership = KafkaMembership(
+                self._settings, topics[0], self._topics, member=member, clock=self._clock, state_dir=self._state_dir
+            )
         self._memberships.append(membership)
         return membership
 

@@ -23,6 +23,7 @@ from kafka.structs import MemberState
 from streams.clock import Backoff, Clock, Deadline
 from streams.cluster import ClusterView, Member, Placement
 from streams.log.base import Ownership, OwnershipListener
+from streams.log.kafka.assignor import GroupAssignor
 from streams.log.kafka.clients import open_client
 from streams.log.kafka.settings import KafkaSettings, member_config
 from streams.log.kafka.topics import Topics
@@ -64,6 +65,8 @@ class KafkaMembership:
         self._reported: Ownership | None = None
         self._consumer: KafkaConsumer | None = None
         self._live_nodes: Collection[str] = ()
+        self._assignor = GroupAssignor(member, topic, generation=self._generation)
+        self._must_rejoin = threading.Event()
         self._must_stop = threading.Event()
         self._deadline: Deadline | None = None
         self._thread: threading.Thread | None = None
@@ -90,7 +93,7 @@ class KafkaMembership:
         return self._live_nodes
 
     def rebalance(self) -> None:
-        """Not yet."""
+        self._must_rejoin.set()
 
     def leave(self, deadline: Deadline) -> None:
         self._deadline = deadline
@@ -106,6 +109,10 @@ class KafkaMembership:
                     self._join()
                 assert self._consumer is not None
                 is_stable = self._consumer.group_metadata().state == MemberState.STABLE
+                if is_stable and self._must_rejoin.is_set():
+                    self._must_rejoin.clear()
+                    self._assignor.insist()
+                    self._consumer._coordinator.request_rejoin()
                 self._consumer.poll(timeout_ms=0 if is_stable else _JOIN_POLL_MS)
                 _resume_join(self._consumer)
                 self._report(self._consumer)
@@ -123,7 +130,8 @@ class KafkaMembership:
 
     def _join(self) -> None:
         self._lease.end()
-        self._consumer = consumer = open_client(KafkaConsumer, member_config(self._settings), self._lease.network)
+        config = {**member_config(self._settings), "partition_assignment_strategy": (self._assignor,)}
+        self._consumer = consumer = open_client(KafkaConsumer, config, self._lease.network)
         consumer.subscribe([self._topic], listener=_Rebalances(self, consumer))
         # A request for metadata before the join: kafka-python may have none of a topic that was subscribed to while
         # another request was under way. A leader that knows no partitions assigns none, and then joins once more.
@@ -144,13 +152,25 @@ class KafkaMembership:
         self._remember(now.member_id)
         logger.info("partitions_owned", extra={"generation": ownership.generation, "partitions": sorted(partitions)})
         assert self._listener is not None
-        info = self._member.info
-        owned = [
-            Placement(info.node_id if number in partitions else None)
-            for number in range(max(partitions, default=-1) + 1)
-        ]
-        self._listener.on_view(ClusterView(ownership.generation, {info.node_id: info}, owned))
+        self._listener.on_view(self._view(ownership))
         self._listener.on_assigned(ownership)
+
+    def _view(self, ownership: Ownership) -> ClusterView:
+        """Return the map that came with *ownership*."""
+        info, view = self._member.info, self._assignor.view
+        if view.epoch != ownership.generation:  # A leader that is none of ours sent no map.
+            places = range(max(ownership.partitions, default=-1) + 1)
+            owned = [Placement(info.node_id if number in ownership.partitions else None) for number in places]
+            return ClusterView(ownership.generation, {info.node_id: info}, owned)
+        self._live_nodes = frozenset(view.nodes)
+        reason = view.refusal_of(info)
+        if reason is not None:
+            logger.error("kafka_member_refused", extra={"reason": reason})
+        return view
+
+    def _generation(self) -> int:
+        consumer = self._consumer
+        return consumer.group_metadata().generation_id if consumer is not None else -1
 
     def revoke(self, partitions: frozenset[int]) -> None:
         """Pass on that *partitions* must be given up; others get them after this has returned."""
@@ -161,6 +181,7 @@ class KafkaMembership:
         """Pass on that the group went on without this member."""
         self._lease.end()
         self._reported = None
+        self._assignor.forget()
         assert self._listener is not None
         self._listener.on_lost(partitions)
 
@@ -177,6 +198,7 @@ class KafkaMembership:
         finally:
             self._lease.end()
             self._reported = None
+            self._assignor.forget()
 
     def _remove_last_incarnation(self) -> None:
         """Take the member of this node's last incarnation out of the group: it was killed, or it would have left.

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from streams.errors import ConfigError
 
@@ -109,7 +108,8 @@ def reader_config(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def member_config(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the settings of the consumer that is the node's member of the group and never fetches."""
+    """Return the settings of the consumer that is the node's member of the group and never fetches; the membership
+    adds its assignor."""
     return {
         **consumer_config(settings, "member"),
         "group_id": settings.application_id,
@@ -117,8 +117,6 @@ def member_config(settings: KafkaSettings) -> dict[str, Any]:
         # The lease is renewed by heartbeats, and a rebalance is noticed by them.
         "heartbeat_interval_ms": min(1_000, settings.session_timeout_ms // 4),
         "max_poll_interval_ms": settings.rebalance_timeout_ms,  # kafka-python sends it as the rebalance timeout
-        # Keeps what a member has across a rebalance: only what moves stops.
-        "partition_assignment_strategy": (CooperativeStickyAssignor,),
         "retry_backoff_ms": 20,
         "metadata_max_age_ms": 5_000,  # a member that assigned on old metadata assigns again so much later
     }

@@ -96,6 +96,19 @@ class Topics:
         )
         return [one.transactional_id for listings in found.values() for one in listings]
 
+    def assignments(self, group: str, deadline: Deadline) -> list[bytes] | None:
+        """Return what the leader of *group* sent to each member with its partitions; None while the group is not
+        stable, empty when it has no members. Raises LogUnavailable."""
+        answer = self._ask(lambda admin: admin.describe_groups([group]), deadline, "describe the group")
+        found = answer[group]
+        if found["group_state"] not in ("Stable", "Empty", "Dead"):
+            return None
+        return [
+            assigned.get("user_data") or b""
+            for member in found["members"]
+            if isinstance(assigned := member["member_assignment"], dict)
+        ]
+
     def remove_member(self, group: str, member_id: str) -> None:
         """Take *member_id* out of *group*; nothing happens when it is not in there. Raises KafkaError or
         LogUnavailable, after some seconds at the latest."""
