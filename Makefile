@@ -8,16 +8,22 @@ BIN := $(VENV)/bin
 SOURCES := app streams tests benchmarks gunicorn.conf.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test check format bench kafka chaos constraints clean
+.PHONY: help run cluster test test-cluster check format bench kafka chaos constraints clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## start a node on http://127.0.0.1:8080 (settings: docs/operations.md)
 	@exec $(BIN)/python -m app run
 
-test: $(VENV)/.test ## run all tests but the long fault runs; starts a real Kafka itself
-	$(PYTEST) -n 2 --dist worksteal -m "not slow"
+cluster: $(VENV)/.test ## start three brokers, three nodes (8081 to 8083) and an observer (8084); ends with Ctrl-C
+	@exec $(BIN)/python -m tests.support.cluster
+
+test: $(VENV)/.test ## run all tests of one node but the long fault runs; starts a real Kafka itself
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not cluster"
+
+test-cluster: $(VENV)/.test ## three nodes as processes, and what befalls them: each fault once; takes some minutes
+	$(PYTEST) -m "cluster and not slow"
 
 check: $(VENV)/.dev ## format, lint, types, layout
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
@@ -35,7 +41,7 @@ bench: $(VENV)/.test ## measure, print a table, write docs/benchmarks.md
 kafka: $(VENV)/.test ## start a developer's broker and print its address; ends with Ctrl-C
 	$(BIN)/python -m tests.support.broker
 
-chaos: $(VENV)/.test ## the long fault runs: kill -9, stopped brokers, full and damaged disks
+chaos: $(VENV)/.test ## the long fault runs, of one node and of a cluster, each fault many times, seeds printed
 	$(PYTEST) -m slow
 
 constraints: ## resolve all packages anew and pin them in constraints.txt

@@ -160,6 +160,14 @@ class Service:
             time.sleep(0.005)
         raise AssertionError(f"the process group {group} outlived SIGKILL")
 
+    def freeze(self) -> None:
+        """Stop the whole group in the middle of whatever it does (SIGSTOP)."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen group go on (SIGCONT). Harmless for one that is not frozen."""
+        os.killpg(self.pid, signal.SIGCONT)
+
     def worker_pids(self) -> list[int]:
         """Return the children of the arbiter: gunicorn's worker."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")

@@ -4,7 +4,7 @@ Rule: no vacuous pass. A run with too little traffic is void, which is a failure
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from tests.support.checker import State, check, check_final
@@ -47,21 +47,41 @@ def dump(service: Service) -> ProfileLog:
     return dump_embedded(service.state_dir)
 
 
-async def judge(service: Service, load: Load, *, least_acknowledged: int) -> Verdict:
+async def judge(
+    service: Service, load: Load, *, least_acknowledged: int, others: Sequence[Service] = (), partitions: int = 1
+) -> Verdict:
     """Ask the running *service* for everything, stop it, let it verify itself, and check it all against the log.
 
-    Raises VoidRunError when fewer than *least_acknowledged* writes were acknowledged.
+    *others*: further nodes of its cluster, of which the same is asked; *partitions*: those of their topics. Raises
+    VoidRunError when fewer than *least_acknowledged* writes were acknowledged.
     """
     acknowledged = load.count(Outcome.OK, is_write=True)
     if acknowledged < least_acknowledged or load.count(Outcome.OK, is_write=False) < least_acknowledged:
         raise VoidRunError(f"only {acknowledged} acknowledged writes: {load.summary()}")
-    await load.settle()
-    listed, by_uid, by_email = await served(service, load)
-    exit_code = await asyncio.to_thread(service.stop)
+    await load.settle(partitions=partitions)
+    services = [service, *others]
+    answers = [await served(one, load) for one in services]
+    exit_codes = await asyncio.gather(*(asyncio.to_thread(one.stop) for one in services))
     log = await asyncio.to_thread(dump, service)
     # The embedded log compacts within seconds, Kafka not before ten minutes (`min.compaction.lag.ms`).
     is_compacted = "PROFILES_BOOTSTRAP_SERVERS" not in service.environment
-    found = [*check(load.operations, log, is_compacted=is_compacted), *check_final(listed, log)]
+    found = check(load.operations, log, is_compacted=is_compacted)
+    for one, answer, exit_code in zip(services, answers, exit_codes, strict=True):
+        found += _check_served(*answer, log)
+        if exit_code != 0:
+            found.append(Violation("stop", f"exit code {exit_code} after SIGTERM\n{one.tail()}"))
+    for verified in await asyncio.gather(*(asyncio.to_thread(one.command, "verify") for one in services)):
+        if verified.returncode != 0:
+            output = f"{verified.stdout[-1500:]}{verified.stderr[-1500:]}"
+            found.append(Violation("verify", f"exit {verified.returncode}: {output}"))
+    return Verdict(found, log)
+
+
+def _check_served(
+    listed: Mapping[str, State], by_uid: Mapping[str, State | None], by_email: Mapping[str, str | None], log: ProfileLog
+) -> list[Violation]:
+    """Compare what one node serves in the end with the log, and its three ways of telling it with each other."""
+    found = check_final(listed, log)
     for uid, state in by_uid.items():
         if listed.get(uid) != state:
             found.append(Violation("final", f"GET gives {state} for {uid}, the list {listed.get(uid)}"))
@@ -69,14 +89,7 @@ async def judge(service: Service, load: Load, *, least_acknowledged: int) -> Ver
     for email, holder in by_email.items():
         if holders.get(email) != holder:
             found.append(Violation("final", f"search for {email} gives {holder}, not {holders.get(email)}"))
-    if exit_code != 0:
-        found.append(Violation("stop", f"exit code {exit_code} after SIGTERM\n{service.tail()}"))
-    verified = await asyncio.to_thread(service.command, "verify")
-    if verified.returncode != 0:
-        found.append(
-            Violation("verify", f"exit {verified.returncode}: {verified.stdout[-1500:]}{verified.stderr[-1500:]}")
-        )
-    return Verdict(found, log)
+    return found
 
 
 async def served(
