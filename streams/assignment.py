@@ -147,8 +147,10 @@ class Plan:
         self._partitions = len(owner)
         self._owner = owner
         self._withheld = withheld
+        self._free: set[int] = set()
         self._target: dict[int, str] = {}
         self._load: Counter[str] = Counter(dict.fromkeys(self._names, 0))
+        self._follows: Counter[str] = Counter()
         self._standbys: list[list[str]] = [[] for _ in owner]
         self._replacing: list[list[str]] = [[] for _ in owner]
         self._end = [0] * self._partitions
@@ -166,11 +168,8 @@ class Plan:
     def take_over(self) -> None:
         """Give away what nobody owns: to members that hold its state, as long as they stay in balance; else to those
         for whom it is short enough to restore; else to one that holds it, whatever its load."""
-        free = {
-            partition: [name for name in self._names if self._is_warm(name, partition)]
-            for partition in range(self._partitions)
-            if self._owner[partition] is None and partition not in self._withheld
-        }
+        self._free = {number for number, owner in enumerate(self._owner) if owner is None} - self._withheld
+        free = {partition: [name for name in self._names if self._is_warm(name, partition)] for partition in self._free}
         left = [
             partition
             for partition in sorted(free, key=lambda number: (len(free[number]), number))
@@ -196,10 +195,14 @@ class Plan:
         )
         for _, partition, name in moves:
             owner = self._owner[partition]
-            if owner is not None and room[name] > 0 and room[owner] < 0 and partition not in self._target:
+            if owner is None or owner == name or partition in self._target or room[name] <= 0 or room[owner] >= 0:
+                continue
+            if partition in self._free and self._lag(name, partition) <= CAUGHT_UP_RECORDS:
+                self._owner[partition] = name  # Nobody has to give it up first.
+            else:
                 self._target[partition] = name
-                room[name] -= 1
-                room[owner] += 1
+            room[name] -= 1
+            room[owner] += 1
 
     def place_standbys(self) -> None:
         """Choose the standbys of every partition: on other racks first, then where they are, then where they weigh
@@ -209,29 +212,52 @@ class Plan:
         if wanted <= 0:
             return
         limit = -(-wanted * self._partitions // len(self._names))
-        load: Counter[str] = Counter()
         followers = [self._followers(partition) for partition in range(self._partitions)]
-        for is_first in (True, False):
-            for partition, chosen in enumerate(self._standbys):
-                while len(chosen) < wanted:
-                    free = self._free_for(partition)
-                    racks = self._racks_of(partition)
-                    apart = [name for name in free if self._members[name].info.rack not in racks] or free
-                    if is_first:
-                        apart = [name for name in apart if name in followers[partition] and load[name] < limit]
-                    if not apart:
-                        break
-                    best = min(apart, key=lambda name: self._preference(name, partition, load, limit, followers))
-                    chosen.append(best)
-                    load[best] += 1
+        self._choose_standbys(wanted, limit, followers, is_staying=True)
+        self._choose_standbys(wanted, limit, followers, is_staying=False)
+        self._spread_standbys(limit)
         for partition, chosen in enumerate(self._standbys):
             cold = [name for name in chosen if not self._is_warm(name, partition)]
-            spare = [name for name in followers[partition] if name in self._free_for(partition)]
-            for name in [name for name in spare if self._is_warm(name, partition)][: len(cold)]:
-                chosen.remove(cold[0])
-                chosen.append(name)
-                self._replacing[partition].append(cold.pop(0))
+            free = self._free_for(partition)
+            warm = [name for name in followers[partition] if name in free and self._is_warm(name, partition)]
+            for old, new in zip(warm, cold, strict=False):
+                chosen[chosen.index(new)] = old
+                self._replacing[partition].append(new)
             chosen.sort(key=lambda name: (not self._is_warm(name, partition), self._lag(name, partition), name))
+
+    def _choose_standbys(
+        self, wanted: int, limit: int, followers: Sequence[Collection[str]], *, is_staying: bool
+    ) -> None:
+        """Fill up the standbys of each partition; *is_staying*: only with those that are it already."""
+        for partition, chosen in enumerate(self._standbys):
+            while len(chosen) < wanted:
+                able = self._apart(partition, self._free_for(partition))
+                if is_staying:
+                    able = [name for name in able if name in followers[partition] and self._follows[name] < limit]
+                if not able:
+                    break
+                best = min(able, key=lambda name: self._preference(name, partition, limit, followers[partition]))
+                chosen.append(best)
+                self._follows[best] += 1
+
+    def _spread_standbys(self, limit: int) -> None:
+        """Let members with less to follow take from those that follow more than *limit*: the choice above gives the
+        last partitions to whoever is left, and nobody can be the standby of his own."""
+        for partition, chosen in enumerate(self._standbys):
+            for name in [name for name in chosen if self._follows[name] > limit]:
+                others = [other for other in chosen if other != name]
+                racks = self._racks_of(partition, others)
+                is_apart = self._members[name].info.rack not in racks
+                able = [
+                    other
+                    for other in self._free_for(partition)
+                    if self._follows[other] < limit and (not is_apart or self._members[other].info.rack not in racks)
+                ]
+                if able and self._follows[name] > limit:
+                    best = min(able, key=lambda other: self._preference(other, partition, limit, ()))
+                    chosen[chosen.index(name)] = best
+                    self._follows[name] -= 1
+                    self._follows[best] += 1
 
     def placement(self, partition: int) -> Placement:
         """Return what the view says about *partition*."""
@@ -286,16 +312,20 @@ class Plan:
             taken.add(self._owner[partition])
         return [name for name in self._names if name not in taken]
 
-    def _racks_of(self, partition: int) -> set[str]:
-        nodes = [self._target.get(partition, self._owner[partition]), *self._standbys[partition]]
+    def _apart(self, partition: int, names: list[str]) -> list[str]:
+        """Return those of *names* that lie in racks where the partition is not yet; all if there are none."""
+        racks = self._racks_of(partition, self._standbys[partition])
+        return [name for name in names if self._members[name].info.rack not in racks] or names
+
+    def _racks_of(self, partition: int, standbys: Sequence[str]) -> set[str]:
+        nodes = [self._target.get(partition, self._owner[partition]), *standbys]
         return {self._members[name].info.rack for name in nodes if name is not None}
 
     def _preference(
-        self, name: str, partition: int, load: Counter[str], limit: int, followers: Sequence[Collection[str]]
+        self, name: str, partition: int, limit: int, followers: Collection[str]
     ) -> tuple[bool, bool, bool, int, int, str]:
-        is_full = load[name] >= limit
-        is_cold = not self._is_warm(name, partition)
-        return is_full, name not in followers[partition], is_cold, load[name], self._load[name], name
+        is_full, is_cold = self._follows[name] >= limit, not self._is_warm(name, partition)
+        return is_full, name not in followers, is_cold, self._follows[name], self._load[name], name
 
 
 def _difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
