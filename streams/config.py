@@ -18,6 +18,8 @@ class RuntimeConfig:
     `max_queued_commands`: commands that may wait before new ones are refused as overloaded.
     `max_group_commands`: commands that share one transaction.
     `append_timeout_s`: how long one append or fence may take before its outcome counts as unknown.
+    `state_cleanup_delay_s` (Kafka Streams: state.cleanup.delay.ms): how long the state of a partition is kept that this
+    node neither owns nor follows.
     `start_timeout_s`: how long one attempt to check or create the topics may take; it is repeated until it succeeds.
     """
 
@@ -32,10 +34,12 @@ class RuntimeConfig:
     max_group_commands: int = 256
     append_timeout_s: float = 5.0
     start_timeout_s: float = 10.0
+    state_cleanup_delay_s: float = 600.0
 
     def __post_init__(self) -> None:
         if not self.node_id:
             raise ConfigError("node_id must not be empty")
-        for name in ("max_queued_commands", "max_group_commands", "append_timeout_s", "start_timeout_s"):
+        positive = ("max_queued_commands", "max_group_commands", "append_timeout_s", "start_timeout_s")
+        for name in (*positive, "state_cleanup_delay_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be greater than 0, not {getattr(self, name)}")

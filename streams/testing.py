@@ -2,6 +2,7 @@
 stands still. For the tests of this package and of its users; the fakes pass the contract suites of the real things.
 """
 
+import math
 import threading
 import uuid
 from collections import deque
@@ -220,9 +221,13 @@ class MemoryReader:
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
         self._positions: dict[TopicPartition, int] = {}
+        self._caught_up: dict[TopicPartition, float] = {}
         self._is_woken = False
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._caught_up = {
+            place: at for place, at in self._caught_up.items() if positions.get(place) == self._positions.get(place)
+        }
         self._positions = dict(positions)
 
     def poll(self, timeout_s: float) -> list[RecordBatch]:
@@ -234,6 +239,12 @@ class MemoryReader:
                 batches = self._read()
             self._is_woken = False
         return batches
+
+    def caught_up_at(self, partition: TopicPartition) -> float:
+        log = self._log
+        if log.is_reachable and self._positions.get(partition) == len(log._records.get(partition, ())):
+            self._caught_up[partition] = log._clock.monotonic()
+        return self._caught_up.get(partition, -math.inf)
 
     def wakeup(self) -> None:
         with self._log._changed:

@@ -125,6 +125,13 @@ class LogReader(Protocol):
         """
         ...
 
+    def caught_up_at(self, partition: TopicPartition) -> float:
+        """Return the latest moment, on the monotonic clock in seconds, of which it is known that `poll` has by now
+        handed over all that the log held of *partition* at that moment; minus infinity if there is none since it was
+        assigned. It goes on without new records, about twice a second or more often, and stands still while the log
+        cannot be reached."""
+        ...
+
     def wakeup(self) -> None:
         """Make a `poll` that waits now, or the next one, return at once. Any thread."""
         ...

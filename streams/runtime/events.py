@@ -1,7 +1,7 @@
 """What other threads tell the stream thread: changes of ownership, and damage met by a read.
 
-Nothing is decided here. The one promise: a revocation does not return to the group before the stream thread has said
-that nothing of the partitions is in flight, or the bound has passed.
+Nothing is decided here. Two promises: a revocation does not return to the group before the stream thread has said that
+nothing of the partitions is in flight, or the bound has passed; and no reader answers under a tenure that ended here.
 """
 
 import logging
@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 
 from streams.cluster import ClusterView
 from streams.log.base import Ownership
+from streams.runtime.tenure import Tenures
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """These partitions are owned now, under this snapshot."""
+    """These partitions are owned now, under this snapshot. `stamp`: of the tenures, see there."""
 
     ownership: Ownership
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,17 @@ Event = Assigned | Revoked | Lost | Damaged | ViewChanged
 class OwnershipEvents:
     """The listener that a membership reports to."""
 
-    def __init__(self, *, post: Callable[[Event], None], revoke_timeout_s: float) -> None:
+    def __init__(self, *, post: Callable[[Event], None], tenures: Tenures, revoke_timeout_s: float) -> None:
         """*post* queues an event for the stream thread and rouses it; any thread may call it."""
         self._post = post
+        self._tenures = tenures
         self._revoke_timeout_s = revoke_timeout_s
 
     def on_assigned(self, ownership: Ownership) -> None:
-        self._post(Assigned(ownership))
+        self._post(Assigned(ownership, self._tenures.stamp))
 
     def on_revoked(self, partitions: frozenset[int]) -> None:
+        self._tenures.end(partitions)
         event = Revoked(partitions)
         self._post(event)
         if not event.is_released.wait(self._revoke_timeout_s):
@@ -74,6 +78,7 @@ class OwnershipEvents:
             logger.warning("revocation not finished in time", extra={"partitions": sorted(partitions)})
 
     def on_lost(self, partitions: frozenset[int]) -> None:
+        self._tenures.end(partitions)
         self._post(Lost(partitions))
 
     def on_view(self, view: ClusterView) -> None:

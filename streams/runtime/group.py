@@ -68,6 +68,8 @@ class Group:
         self.ownership: Ownership | None = None
         #: Once committed: each partition written, and the offset after the group's last record in it.
         self.targets: Mapping[TopicPartition, int] = {}
+        #: Of these: what has to be applied here before the callers are answered.
+        self.awaited: Mapping[TopicPartition, int] = {}
         #: Every partition that the group writes.
         self.partitions: set[TopicPartition] = set()
         self.size_bytes = 0
@@ -112,6 +114,10 @@ class Held:
             if note_events:
                 for record in batch.records:
                     self.events.update(value for name, value in record.headers if name == "ce_id")
+
+    def has_any(self, task: int) -> bool:
+        """Say whether anything is held for *task*."""
+        return any(place.partition == task for place in self._batches)
 
     def drop(self, task: int) -> None:
         """Forget what is held for *task*: it will be read again from the task's own position."""

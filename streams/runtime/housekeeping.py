@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from streams.clock import Clock
 from streams.errors import StoreDamaged
 from streams.runtime.events import Damaged
-from streams.runtime.states import TaskState
 from streams.runtime.task import StreamTask
 
 logger = logging.getLogger(__name__)
@@ -18,6 +17,7 @@ logger = logging.getLogger(__name__)
 _CAUGHT_UP_INTERVAL_S = 600.0
 _SWEEP_INTERVAL_S = 1.0  # between two sweeps, of one task each
 _SWEEP_ROWS = 256
+_CURRENT_S = 60.0  # a task, owned or followed, that held all of the log so short a time ago has missed no tombstone
 
 
 class Housekeeper:
@@ -30,8 +30,8 @@ class Housekeeper:
         self._caught_up_at = clock.monotonic() + _CAUGHT_UP_INTERVAL_S
         self._sweeps = 0
 
-    def turn(self, tasks: Mapping[int, StreamTask], *, is_open: bool) -> None:
-        """Do what is due. *is_open*: the active tasks hold all that the log holds."""
+    def turn(self, tasks: Mapping[int, StreamTask]) -> None:
+        """Do what is due."""
         now = self._clock.monotonic()
         if now < self._sweep_at or not tasks:
             return
@@ -39,10 +39,10 @@ class Housekeeper:
         self._sweeps += 1
         task = tasks[sorted(tasks)[self._sweeps % len(tasks)]]
         self.write(task, lambda: task.sweep(_SWEEP_ROWS))
-        if now >= self._caught_up_at and is_open:
+        if now >= self._caught_up_at:
             self._caught_up_at = now + _CAUGHT_UP_INTERVAL_S
             for each in tasks.values():
-                if each.state is TaskState.ACTIVE:
+                if now - each.caught_up_at <= _CURRENT_S:
                     self.write(each, each.mark_caught_up)
 
     def write(self, task: StreamTask, write: Callable[[], object]) -> None:

@@ -3,20 +3,23 @@
 Owned by the stream thread. One group is being appended at a time; groups whose append is known to have succeeded wait
 for their read-back while the next one is decided on top of them. The states of the section:
 
-    CLOSED --own--> FENCING --barrier taken--> CATCHING_UP --barrier applied--> OPEN
-       ^               ^                                                        |
-       '---- disown ---+---------------- any error of an append ----------------'
+    CLOSED --own--> FENCING --barrier taken--> SETTLING --group settled--> OPEN
+       ^               ^          |                                       ^  |
+       |               |          '---- no group of unknown outcome ------'  |
+       '-- give_up all +----------- any error of an append, a new generation'
 
 Invariants:
-1. A command is decided only while the section is OPEN and its tasks are active, on all that is applied plus all that is
-   committed and not applied yet (the overlay). An answer that leaned on the overlay waits for its group.
+1. A command is decided only while the section is OPEN and its partitions are ready (owned, and their tasks have applied
+   the barrier of the last fence), on all that is applied plus all that is committed and not applied yet (the overlay).
+   An answer that leaned on the overlay waits for its group. A partition that restores keeps nobody else waiting.
 2. The records of one group become visible to readers together: until a group's fate is known and all its records were
-   read back, the batches of its partitions are held.
+   read back, the batches of its partitions are held. That is for partitions that this node owns: one that was given up
+   follows the log like every other copy, and what other nodes write is not held at all.
 3. After an unknown outcome nothing is decided until a fence and a barrier have shown what is in the log.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
 
@@ -44,6 +47,7 @@ from streams.topology.graph import Topology
 logger = logging.getLogger(__name__)
 
 _MAX_UNAPPLIED_GROUPS = 4  # committed groups that may wait for their read-back before the next one waits, too
+_NEAR_RECORDS = 20_000  # with a longer lag to the barrier, waiting commands are refused at once, not at their deadline
 _MAX_GROUP_BYTES = 768 * 1024  # below Kafka's default max.request.size of 1 MiB, headers and framing included
 
 
@@ -52,7 +56,7 @@ class SectionState(Enum):
 
     CLOSED = "closed"
     FENCING = "fencing"
-    CATCHING_UP = "catching-up"
+    SETTLING = "settling"
     OPEN = "open"
 
 
@@ -75,6 +79,9 @@ class WriteSection:
     ) -> None:
         self.state = SectionState.CLOSED
         self.ownership: Ownership | None = None
+        #: What is owned and not given up since; replaced whole, any thread may look.
+        self.owned: frozenset[int] = frozenset()
+        self._ready: set[int] = set()  # of these: the barrier of the last fence is applied
         self._topology = topology
         self._table = table
         self._tasks = tasks
@@ -122,15 +129,25 @@ class WriteSection:
 
     def own(self, ownership: Ownership) -> None:
         """Write under *ownership* from now on, after a fence. What was in flight is settled by that fence."""
+        self.give_up(self.owned - ownership.partitions)
         self.ownership = ownership
+        self.owned = ownership.partitions
         self._begin_fencing(after_s=0.0)
+        self._table.unpark()
 
-    def disown(self) -> None:
-        """Write no more. A group in flight keeps its fate: known when its append ends, else found out by the next
-        owner's fence; its callers are told at their deadlines."""
-        self.ownership = None
-        self._is_fence_stale = True
-        self.state = SectionState.CLOSED
+    def give_up(self, partitions: frozenset[int]) -> None:
+        """Write no more to *partitions*, and go on with the rest; commands that wait for them are refused at once. A
+        group in flight keeps its fate: known when its append ends, else found out by the next owner's fence; its
+        callers are told at their deadlines."""
+        self.owned -= partitions
+        for group in self._unapplied:  # The next owner reads them before he serves.
+            group.awaited = {at: end for at, end in group.awaited.items() if at.partition not in partitions}
+        self.applied()
+        self._table.unpark()
+        if not self.owned:
+            self.ownership = None
+            self._is_fence_stale = True
+            self.state = SectionState.CLOSED
 
     def advance(self) -> None:
         """Look at what has ended since the last call: an append, a fence. Called once a turn."""
@@ -156,42 +173,51 @@ class WriteSection:
             self._expire_members()
 
     def barrier_of(self, partition: int) -> Mapping[str, int] | None:
-        """Return topic to offset that task *partition* must reach to be active; None while no fence has told."""
-        if self.state not in (SectionState.CATCHING_UP, SectionState.OPEN):
+        """Return topic to offset that task *partition* must reach to be ready; None while no fence has told."""
+        if self.state not in (SectionState.SETTLING, SectionState.OPEN):
             return None
         return {topic: self._barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics}
 
-    def open_if_caught_up(self) -> None:
-        """Leave CATCHING_UP once every owned task has applied the barrier, and settle a group of unknown outcome."""
-        if self.state is not SectionState.CATCHING_UP or self.ownership is None:
+    @property
+    def unready(self) -> frozenset[int]:
+        """The owned partitions that have not applied the barrier yet."""
+        return self.owned - self._ready
+
+    def set_ready(self, partition: int) -> None:
+        """The task of *partition* is active and has applied its `barrier_of`."""
+        self._ready.add(partition)
+        self._table.unpark()
+
+    def settle(self) -> None:
+        """Leave SETTLING once the partitions of the group of unknown outcome have applied the barrier."""
+        if self.state is not SectionState.SETTLING:
             return
-        for partition in self.ownership.partitions:
-            barrier = self.barrier_of(partition)
-            task = self._tasks.get(partition)
-            if barrier is None or task is None:
+        group = self._group
+        if group is not None:
+            is_ours = group.partitions <= self._barrier.keys()
+            if is_ours and any(place.partition in self.unready for place in group.partitions):
                 return
-            if not task.has_reached(barrier):
-                return
-        if self._group is not None:
-            self._settle_by_evidence(self._group)
-        self.state = SectionState.OPEN
-        self._backoff.reset()
+            self._settle_by_evidence(group)
+        self._open()
 
     def why_not_ready(self, command: Command) -> Unavailable | None:
-        """Return why *command* cannot be decided now, or None when it can."""
-        owned = self.ownership.partitions if self.ownership is not None else frozenset()
+        """Return why *command* cannot be decided now, or None when its partitions are ready."""
         for partition in command.partitions:
-            task = self._tasks.get(partition)
-            if partition not in owned or task is None:
+            if partition not in self.owned:
                 return NotOwner(f"this node does not own partition {partition}", partition=partition)
-            if task.state is not TaskState.ACTIVE:
-                lag = task.lag_records()
+            if partition not in self._ready:
+                lag = self._tasks[partition].lag_records()
                 return Restoring(f"partition {partition} is restoring", partition=partition, lag_records=lag)
         return None
 
     def start_group(self) -> None:
         """Decide what waits in the table and append it as one group, if the section is open and has room."""
-        if self.state is not SectionState.OPEN or not self.has_room or not self._table.queued or self.ownership is None:
+        if not self._table.queued:
+            return
+        if self.state is not SectionState.OPEN or self.ownership is None:
+            self._sort(self._table.take(self._table.queued))
+            return
+        if not self.has_room:
             return
         limit = 1 if self._solo_commands else self._max_group_commands
         view = GroupView(self._tasks, self._topology, [group.overlay for group in self._unapplied])
@@ -202,11 +228,24 @@ class WriteSection:
             if group.size_bytes > _MAX_GROUP_BYTES:
                 self._table.give_back(pendings[index:])
                 break
-            self._decide(pending, group)
+            if self.why_not_ready(pending.command) is None:
+                self._decide(pending, group)
+            else:
+                self._sort((pending,))
         if group.records:
             self._append(group, self.ownership)
         elif group.members:  # They only read the overlay: they wait for the group that made it.
             self._unapplied[-1].members.extend(group.members)
+
+    def _sort(self, pendings: Iterable[Pending]) -> None:
+        """Park those of *pendings* that can be decided soon, and refuse the others now: where a partition is another
+        node's the caller can turn to it, and where a restore is long he should not wait for it."""
+        for pending in pendings:
+            obstacle = self.why_not_ready(pending.command)
+            if obstacle is None or (isinstance(obstacle, Restoring) and obstacle.lag_records <= _NEAR_RECORDS):
+                self._table.park(pending)
+            else:
+                self._table.answer(pending, Refused(obstacle))
 
     def hold(self, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
         """Take what was read and return what may be applied now; the rest is held (invariant 2)."""
@@ -219,28 +258,54 @@ class WriteSection:
         """Return held batches that may be applied now: all of a group that is complete, and what no group touches."""
         if not self._held:
             return []
-        if self._is_unknown and self.state is SectionState.CATCHING_UP:
-            if not self._held.has_all(self._barrier, self._position):
-                return []
-            return self._held.take_except(frozenset())  # Fenced and read to the barrier: there is no more of it.
         ready: list[RecordBatch] = []
         for group in self._unapplied:
-            if not self._held.has_all(group.targets, self._position):
+            if not self._held.has_all(group.awaited, self._position):
                 break
-            ready += self._held.take_until(group.targets)
-        blocked = frozenset(self._group.partitions if self._group is not None else ())
-        ready += self._held.take_except(blocked.union(*(group.targets for group in self._unapplied)))
+            ready += self._held.take_until(group.awaited)
+        blocked = self._blocked_by_group().union(*(group.awaited for group in self._unapplied))
+        ready += self._held.take_except(blocked)
         return ready
+
+    def _blocked_by_group(self) -> frozenset[TopicPartition]:
+        """Return where the group that is being appended, or is of unknown outcome, may have records."""
+        if self._group is None:
+            return frozenset()
+        blocked = frozenset(place for place in self._group.partitions if place.partition in self.owned)
+        if self._is_unknown and self.state is SectionState.SETTLING:
+            ends = {place: end for place, end in self._barrier.items() if place in blocked}
+            if self._held.has_all(ends, self._position):
+                return frozenset()  # Fenced and read to the barrier: there is no more of it.
+        return blocked
+
+    def is_holding(self, partition: int) -> bool:
+        """Say whether something that was read of *partition* is not applied yet."""
+        return self._held.has_any(partition)
 
     def forget_held(self, partition: int) -> None:
         """Drop what is held for task *partition*, whose reading begins anew: applying it would leave a gap."""
         self._held.drop(partition)
 
+    def rebuilding(self, partition: int) -> None:
+        """Task *partition* begins anew: it has to come to the end of all that was committed before it is ready again,
+        and nobody waits until then for what it reads back."""
+        self._ready.discard(partition)
+        for group in self._unapplied:
+            self._raise_barrier({at: end for at, end in group.awaited.items() if at.partition == partition})
+            group.awaited = {at: end for at, end in group.awaited.items() if at.partition != partition}
+        self.applied()
+        self._table.unpark()
+
+    def _raise_barrier(self, targets: Mapping[TopicPartition, int]) -> None:
+        if targets:
+            raised = {at: max(end, self._barrier.get(at, 0)) for at, end in targets.items()}
+            self._barrier = {**self._barrier, **raised}
+
     def applied(self) -> None:
         """After batches were applied: answer the members of every committed group that is applied now."""
         while self._unapplied:
             group = self._unapplied[0]
-            if any(self._position(partition) < end for partition, end in group.targets.items()):
+            if any(self._position(partition) < end for partition, end in group.awaited.items()):
                 return
             self._unapplied.pop(0)
             self._metrics.group_applied(len(group.members), self._clock.monotonic() - group.begun_at)
@@ -254,10 +319,6 @@ class WriteSection:
     def _decide(self, pending: Pending, group: Group) -> None:
         view = group.view
         view.is_overlay_read = False
-        obstacle = self.why_not_ready(pending.command)
-        if obstacle is not None:
-            self._table.answer(pending, Refused(obstacle))
-            return
         try:
             records, result = pending.command.decide(view)
             if records:
@@ -299,10 +360,7 @@ class WriteSection:
         """The append has ended: committed, certainly not appended, or unknown."""
         error = append.exception()
         if error is None:
-            group.targets = append.result()
-            self._unapplied.append(group)
-            self._group = None
-            self._held.events.clear()
+            self._committed(group, append.result())
             return
         self._metrics.append_failed(error)
         if isinstance(error, OutcomeUnknown):
@@ -325,6 +383,22 @@ class WriteSection:
             logger.warning("append failed", extra={"commands": len(pendings), "reason": str(error)})
         self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
         self._begin_fencing(after_s=self._backoff.next_s())
+
+    def _committed(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
+        """*group* is in the log. Its callers wait until it can be read here; of a partition that nobody reads here,
+        because it restores or was given up, whoever serves it next has read it."""
+        is_read = {at.partition: self._is_read(at.partition) for at in targets}
+        group.targets = targets
+        group.awaited = {at: end for at, end in targets.items() if is_read[at.partition]}
+        self._raise_barrier({at: end for at, end in targets.items() if not is_read[at.partition]})
+        self._unapplied.append(group)
+        self._group = None
+        self._held.events.clear()
+        if not group.awaited:
+            self.applied()
+
+    def _is_read(self, partition: int) -> bool:
+        return partition in self.owned and self._tasks[partition].state is TaskState.ACTIVE
 
     def _settle_by_evidence(self, group: Group) -> None:
         """The barrier is applied, so the log holds all of *group* or nothing, and will never hold more of it."""
@@ -352,6 +426,15 @@ class WriteSection:
             for pending, _, _ in group.members:
                 if pending.deadline_at <= now and not pending.is_answered:
                     self._table.answer(pending, Unknown(pending.command.event_id))
+        group = self._group
+        if (
+            group is not None
+            and self._is_unknown
+            and self.state in (SectionState.CLOSED, SectionState.SETTLING)
+            and all(pending.is_answered for pending, _, _ in group.members)
+        ):
+            self._group = None  # Nobody wants to know any more; a partition of it may take long to restore, or be gone.
+            self._held.events.clear()
 
     def _begin_fencing(self, *, after_s: float) -> None:
         self._is_fence_stale = True
@@ -368,4 +451,13 @@ class WriteSection:
             self._begin_fencing(after_s=self._backoff.next_s())
             return
         self._barrier = fence.result()
-        self.state = SectionState.CATCHING_UP
+        self._ready.clear()
+        if self._group is not None:
+            self.state = SectionState.SETTLING
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        self.state = SectionState.OPEN
+        self._backoff.reset()
+        self._table.unpark()

@@ -44,6 +44,7 @@ class FencedTable:
         self._max_queued = max_queued
         self._wakeup = wakeup
         self._queue: deque[Pending] = deque()
+        self._parked: deque[Pending] = deque()  # the stream thread's
         self._outcomes: dict[int, tuple[Receiver, list[tuple[Any, Outcome]]]] = {}
         self._is_draining = False
         #: Set by the stream thread before it looks at the queue for the last time and then sleeps. `submit` looks at it
@@ -61,7 +62,7 @@ class FencedTable:
         if self._is_draining:
             raise Draining("this node is stopping", retry_after_s=2.0)
         queue = self._queue
-        if len(queue) >= self._max_queued:
+        if len(queue) + len(self._parked) >= self._max_queued:
             raise Overloaded(f"{self._max_queued} commands wait already")
         queue.append(Pending(command, deadline.at, receiver, token))
 
@@ -78,8 +79,13 @@ class FencedTable:
 
     @property
     def queued(self) -> int:
-        """How many commands wait to be begun. Any thread."""
+        """How many commands wait to be looked at. Any thread."""
         return len(self._queue)
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait to be begun, those included that wait for their partition. Any thread."""
+        return len(self._queue) + len(self._parked)
 
     def start_draining(self) -> None:
         """Refuse new commands from now on; those accepted are still answered. Any thread."""
@@ -104,18 +110,29 @@ class FencedTable:
         """Put commands back at the head of the queue, in their order: they will be decided again."""
         self._queue.extendleft(reversed([pending for pending in pendings if not pending.is_answered]))
 
+    def park(self, pending: Pending) -> None:
+        """Keep *pending* out of the queue, since its partition cannot be written yet."""
+        self._parked.append(pending)
+
+    def unpark(self) -> None:
+        """Put all that is parked back at the head of the queue, in its order: to be looked at again."""
+        if self._parked:
+            parked, self._parked = self._parked, deque()
+            self._queue.extendleft(reversed(parked))
+
     def expire_queued(self, why: Callable[[Command], Unavailable | None]) -> None:
         """Answer queued commands whose deadline has passed, with the reason that *why* gives or else NotWritten."""
         now = self._clock.monotonic()
-        if not any(pending.deadline_at <= now for pending in tuple(self._queue)):
-            return
-        for _ in range(len(self._queue)):
-            pending = self._queue.popleft()
-            if pending.deadline_at <= now:
-                error = why(pending.command) or NotWritten("its deadline passed before it was begun")
-                self.answer(pending, Refused(error))
-            else:
-                self._queue.append(pending)
+        for queue in (self._queue, self._parked):
+            if not any(pending.deadline_at <= now for pending in tuple(queue)):
+                continue
+            for _ in range(len(queue)):
+                pending = queue.popleft()
+                if pending.deadline_at <= now:
+                    error = why(pending.command) or NotWritten("its deadline passed before it was begun")
+                    self.answer(pending, Refused(error))
+                else:
+                    queue.append(pending)
 
     def answer(self, pending: Pending, outcome: Outcome) -> None:
         """Note the outcome; it goes out with the next `flush`. A second answer to the same command is dropped: its

@@ -8,12 +8,14 @@ quarantined in that same batch, so that no record is skipped without a trace.
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from streams.clock import Clock
 from streams.errors import PoisonRecord, StoreDamaged, StoreMismatch
 from streams.records import Record, RecordBatch, TopicPartition
 from streams.runtime.states import TaskState, transition
+from streams.runtime.tenure import Tenure
 from streams.stores.base import Getter, StoreBatch, StoreFactory, StoreIdentity, TaskStore
 from streams.topology.graph import Topology
 
@@ -42,6 +44,10 @@ class StreamTask:
         self.state = TaskState.CREATED
         self.rebuilds = 0
         self.barrier: Mapping[str, int] | None = None
+        #: Of the readers of an active task; None while it is not.
+        self.tenure: Tenure | None = None
+        #: When all that the log held was last known to be applied, on the monotonic clock; minus infinity: never yet.
+        self.caught_up_at = -math.inf
         self.getters: Mapping[str, Getter] = {}
         self._topology = topology
         self._stores = stores
@@ -67,6 +73,16 @@ class StreamTask:
     def is_closed(self) -> bool:
         """Whether the stores are gone. Any thread."""
         return self.state is TaskState.CLOSED
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether somebody may be reading: the task is active, or follows closely."""
+        return self.state is TaskState.ACTIVE or self.caught_up_at > -math.inf
+
+    def set_caught_up(self, at: float) -> None:
+        """Note that all is applied that the log held at the moment *at*. The stream thread only."""
+        if at > self.caught_up_at:
+            self.caught_up_at = at
 
     def topic_partitions(self) -> dict[TopicPartition, int]:
         """Return what the reader must be assigned for this task: each topic's partition and its position."""
@@ -99,9 +115,8 @@ class StreamTask:
             self._process(topic, records, batch, positions[topic])
             positions[topic] = next_offset
             count += len(records)
-        is_restoring = self.state is not TaskState.ACTIVE
-        caught_up_ms = None if is_restoring else self._clock.time_ms()
-        self._store.commit(batch, positions, caught_up_ms=caught_up_ms, is_restoring=is_restoring)
+        caught_up_ms = self._clock.time_ms() if self.state is TaskState.ACTIVE else None
+        self._store.commit(batch, positions, caught_up_ms=caught_up_ms, is_restoring=not self.is_serving)
         self._positions = positions
         return count
 
@@ -138,6 +153,7 @@ class StreamTask:
         logger.warning("task rebuild", extra={"task": self.partition, "reason": reason})
         self.rebuilds += 1
         self.getters = {}
+        self.caught_up_at = -math.inf
         if self.state is not TaskState.CREATED:
             self.move_to(TaskState.CREATED)
         self._store.close()
@@ -150,6 +166,11 @@ class StreamTask:
             self.getters = {}
             self.move_to(TaskState.CLOSED)
             self._store.close()
+
+    def discard(self) -> None:
+        """Close the stores and delete them."""
+        self.close()
+        self._stores.wipe(self.partition)
 
     def _open(self) -> TaskStore:
         names = (*self._topology.stores, QUARANTINE_STORE)

@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from streams.clock import Backoff, Clock, Deadline
-from streams.cluster import NOWHERE, ClusterView
+from streams.cluster import NOWHERE, OBSERVER, ClusterView
 from streams.config import RuntimeConfig
-from streams.errors import LogError, LogUnavailable, OffsetOutOfRange, Restoring, StoreDamaged, Unavailable
+from streams.errors import ConfigError, LogError, LogUnavailable, OffsetOutOfRange, Unavailable
 from streams.log.base import Log, LogReader, LogWriter, Membership, TopicSpec
 from streams.records import RecordBatch, TopicPartition
-from streams.runtime.commands import Command, Refused
+from streams.runtime.applying import DISK_RETRY_S, Applier
+from streams.runtime.commands import Refused
 from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked, ViewChanged
+from streams.runtime.following import Following
 from streams.runtime.housekeeping import Housekeeper
 from streams.runtime.member import NodeMember
 from streams.runtime.metrics import RuntimeMetrics
@@ -26,6 +28,7 @@ from streams.runtime.section import SectionState, WriteSection
 from streams.runtime.states import TaskState
 from streams.runtime.table import FencedTable
 from streams.runtime.task import StreamTask
+from streams.runtime.tenure import Tenures
 from streams.runtime.waiters import Waiters
 from streams.stores.base import StoreFactory, StoreIdentity
 from streams.topology.graph import Topology
@@ -33,9 +36,6 @@ from streams.topology.graph import Topology
 logger = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1  # how long a turn without work waits; submissions, futures and events end the wait
-_CHUNK_RECORDS = 512  # records between two yields while reads are served: a commit holds the interpreter's lock
-_NEAR_RECORDS = 20_000  # with a longer lag to the barrier, waiting commands are refused at once, not at their deadline
-_DISK_RETRY_S = 1.0
 
 
 class StreamThread:
@@ -51,19 +51,20 @@ class StreamThread:
         stores: StoreFactory,
         table: FencedTable,
         reader: LogReader,
+        member: NodeMember,
         config: RuntimeConfig,
         clock: Clock,
         metrics: RuntimeMetrics,
         on_change: Callable[[], None],
+        on_view: Callable[[ClusterView], None],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
-        """*on_change* is told after a task has changed its state; *on_fatal* ends the process: the log's topics are not
-        fit to run on, or the disk or a bug stopped the loop."""
+        """*on_change* is told after a task has changed its state, *on_view* of each view of the group once it is
+        obeyed; *on_fatal* ends the process: the log's topics are not fit to run on, the group refuses this node, or the
+        disk or a bug stopped the loop."""
         self.tasks: dict[int, StreamTask] = {}
         self.membership: Membership | None = None
         self.partitions = 0
-        self.view: ClusterView = NOWHERE  # replaced whole; any thread may look
-        self.sequence = 0  # odd while a turn's records are being applied to several tasks
         self.waiters = Waiters()
         self._topology = topology
         self._topics = topics
@@ -74,7 +75,9 @@ class StreamThread:
         self._config = config
         self._clock = clock
         self._metrics = metrics
+        self._member = member
         self._on_change = on_change
+        self._on_view = on_view
         self._on_fatal = on_fatal
         self._events: deque[Event] = deque()
         self._revocations: list[Revoked] = []
@@ -84,9 +87,20 @@ class StreamThread:
         #: What the stores are made from; None until the log was reached.
         self.identity: StoreIdentity | None = None
         self._progress = RestoreProgress(clock)
-        self._is_settled = False  # every owned task is active
+        self._tenures = Tenures()
+        self._stamp = 0  # of the tenures, when the group said what is owned
+        self._view: ClusterView = NOWHERE  # the group's newest; peers may know a newer one
+        self._is_joined = False
+        self._following = Following(node_id=config.node_id, clock=clock, cleanup_delay_s=config.state_cleanup_delay_s)
         self._housekeeper = Housekeeper(clock, self.post)
-        self._retry_disk_at = 0.0
+        self._applier = Applier(
+            tasks=self.tasks,
+            waiters=self.waiters,
+            metrics=metrics,
+            clock=clock,
+            rebuild=lambda task, reason: self._rebuild(task, reason, reached=task.positions),
+            read_again=self._read_again,
+        )
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream-thread", daemon=True)
 
@@ -103,12 +117,33 @@ class StreamThread:
     def is_idle(self) -> bool:
         """Whether no accepted write is under way. Any thread."""
         section = self._section
-        return not self._table.queued and (section is None or section.is_idle)
+        return not self._table.waiting and (section is None or section.is_idle)
 
     @property
     def section_state(self) -> SectionState:
         """What the write section does. Any thread."""
         return self._section.state if self._section is not None else SectionState.CLOSED
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that are this node's, be they ready or not. Any thread."""
+        return self._section.owned if self._section is not None else frozenset()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether every partition that is owned takes writes and answers reads; for an observer: whether each was
+        caught up once. Any thread."""
+        if self._config.role == OBSERVER:
+            return bool(self.tasks) and all(task.is_serving for task in list(self.tasks.values()))
+        section = self._section
+        if section is None or not self._is_joined:
+            return False
+        return not section.owned or (section.state is SectionState.OPEN and not section.unready)
+
+    @property
+    def sequence(self) -> int:
+        """Odd while a turn's records are being applied to several tasks. Any thread."""
+        return self._applier.sequence
 
     def post(self, event: Event) -> None:
         """Queue *event* for the next turn, and rouse the loop. Any thread."""
@@ -139,7 +174,8 @@ class StreamThread:
         self._promote(section)
         self._table.expire_queued(section.why_not_ready)
         self._table.flush()
-        self._housekeeper.turn(self.tasks, is_open=section.state is SectionState.OPEN)
+        self._follow(section)
+        self._housekeeper.turn(self.tasks)
 
     def bootstrap(self) -> bool:
         """Check or create the topics and join the group; False when the log cannot be reached yet. Raises LogError for
@@ -160,7 +196,8 @@ class StreamThread:
             partitions=partitions,
             format_version=self._config.format_version,
         )
-        membership = self._log.open_membership(self._topology.topics, NodeMember(self._config, self.tasks))
+        self._member.tasks = self.tasks
+        membership = self._log.open_membership(self._topology.topics, self._member)
         self._writer = self._log.open_writer(self._topology.topics, membership)
         self._section = WriteSection(
             topology=self._topology,
@@ -176,9 +213,19 @@ class StreamThread:
         )
         self.partitions = partitions
         self.membership = membership
-        self._on_change()
-        membership.start(OwnershipEvents(post=self.post, revoke_timeout_s=self._config.append_timeout_s))
+        self._open_found()
+        events = OwnershipEvents(post=self.post, tenures=self._tenures, revoke_timeout_s=self._config.append_timeout_s)
+        membership.start(events)
         return True
+
+    def _open_found(self) -> None:
+        """Open what is on disk before joining, so that the group knows how far it is; an observer opens everything."""
+        found = set(self._stores.tasks())
+        for task in found - set(range(self.partitions)):
+            self._stores.wipe(task)  # of a topic that had more partitions
+        is_observer = self._config.role == OBSERVER
+        self._open(frozenset(range(self.partitions)) if is_observer else frozenset(found & set(range(self.partitions))))
+        self._on_change()
 
     def _run(self) -> None:
         backoff = Backoff(initial_s=0.2, maximum_s=5.0)
@@ -196,6 +243,7 @@ class StreamThread:
 
     def close(self) -> None:
         """Answer what still waits, then close writer, reader and stores."""
+        self._table.unpark()
         for pending in self._table.take(self._table.queued):
             self._table.answer(pending, Refused(Unavailable("this node stopped before the command was begun")))
         self._table.flush()
@@ -215,33 +263,76 @@ class StreamThread:
                 event.is_released.set()
 
     def _take_events(self, section: WriteSection) -> None:
+        view = None
         while self._events:
             event = self._events.popleft()
             if isinstance(event, Assigned):
-                self._metrics.rebalances += 1
-                logger.info("partitions assigned", extra={"partitions": sorted(event.ownership.partitions)})
-                section.own(event.ownership)
-                self._assign(event.ownership.partitions)
+                self._own(section, event)
             elif isinstance(event, ViewChanged):
-                self.view = event.view
+                view = event.view
+                self._obey(view)
             elif isinstance(event, Damaged):
-                task = self.tasks[event.partition]
-                self._rebuild(task, event.reason, reached=task.positions)
+                if event.partition in self.tasks:
+                    task = self.tasks[event.partition]
+                    self._rebuild(task, event.reason, reached=task.positions)
             else:
                 logger.info("partitions given up", extra={"partitions": sorted(event.partitions)})
-                section.disown()
-                self._suspend(event.partitions)
+                self._give_up(section, event.partitions)
                 if isinstance(event, Revoked):
                     self._revocations.append(event)
+                else:
+                    self._is_joined = bool(section.owned)
+        if view is not None:
+            self._on_view(view)
         if self._revocations and not section.is_appending:
             for revoked in self._revocations:
                 revoked.is_released.set()
             self._revocations.clear()
 
-    def _assign(self, partitions: frozenset[int]) -> None:
+    def _own(self, section: WriteSection, event: Assigned) -> None:
+        partitions = event.ownership.partitions
+        self._metrics.rebalances += 1
+        logger.info("partitions assigned", extra={"partitions": sorted(partitions)})
+        self._is_joined = True
+        self._stamp = event.stamp
+        self._give_up(section, section.owned - partitions)
+        self._open(partitions)
+        section.own(event.ownership)
+        for partition in partitions:
+            task = self.tasks[partition]
+            if task.state is not TaskState.ACTIVE:
+                task.move_to(TaskState.RESTORING)
+        self._on_change()
+
+    def _obey(self, view: ClusterView) -> None:
+        """Follow what the group wants to be followed here. Raises ConfigError when it does not want this node."""
+        reason = view.refusal_of(self._member.info)
+        if reason is not None:
+            raise ConfigError(f"the cluster refuses this node: {reason}")
+        self._view = view
+        self._open(view.followed_by(self._config.node_id))
+        self._on_change()
+
+    def _give_up(self, section: WriteSection, partitions: frozenset[int]) -> None:
+        """Own *partitions* no more; their tasks go on following."""
+        section.give_up(partitions)
+        for partition in partitions & self.tasks.keys():
+            task = self.tasks[partition]
+            task.barrier = None
+            self._retire(task, TaskState.STANDBY)
+        self._on_change()
+
+    def _retire(self, task: StreamTask, state: TaskState) -> None:
+        self._tenures.interrupt(task.partition)
+        task.tenure = None
+        task.move_to(state)
+
+    def _open(self, partitions: frozenset[int]) -> None:
+        """Open the tasks of *partitions* that are not open yet, and follow them."""
         assert self.identity is not None
-        for partition in sorted(partitions - self.tasks.keys()):
-            self.tasks[partition] = StreamTask(
+        missing = sorted(partitions - self.tasks.keys())
+        for partition in missing:
+            task = StreamTask(
                 partition,
                 topology=self._topology,
                 stores=self._stores,
@@ -249,13 +340,29 @@ class StreamThread:
                 clock=self._clock,
                 on_poison=self._metrics.poisoned,
             )
-        for partition in partitions:
-            task = self.tasks[partition]
-            if task.state is not TaskState.ACTIVE:
-                task.move_to(TaskState.RESTORING)
-        self._is_settled = False
-        self._assign_reader()
-        self._on_change()
+            task.move_to(TaskState.STANDBY)
+            self.tasks[partition] = task
+        if missing:
+            self._assign_reader()
+
+    def _follow(self, section: WriteSection) -> None:
+        """Look after the tasks that follow: how far they are, whether they are warm, whether anybody wants them."""
+        self._following.note_caught_up(self.tasks, self._reader.caught_up_at, section.is_holding)
+        view, node_id = self._view, self._config.node_id
+        if view is NOWHERE or self._config.role == OBSERVER:
+            return
+        if self.membership is not None and self._following.must_rebalance(view, self.tasks):
+            logger.info("warmed up", extra={"epoch": view.epoch})
+            self.membership.rebalance()
+        # By the view, too: when the log is away for long, everything is lost and nothing must be deleted for that.
+        wanted = section.owned | view.owned_by(node_id) | view.followed_by(node_id)
+        unused = self._following.unused(self.tasks.keys(), wanted)
+        for partition in unused:
+            logger.info("task removed", extra={"task": partition})
+            self.tasks.pop(partition).discard()
+        if unused:
+            self._assign_reader()
+            self._on_change()
 
     def _assign_reader(self) -> None:
         positions: dict[TopicPartition, int] = {}
@@ -263,15 +370,9 @@ class StreamThread:
             positions.update(task.topic_partitions())
         self._reader.assign(positions)
 
-    def _suspend(self, partitions: frozenset[int]) -> None:
-        for partition in partitions & self.tasks.keys():
-            self.tasks[partition].barrier = None
-            self.tasks[partition].move_to(TaskState.SUSPENDED)
-        self._on_change()
-
     def _poll(self, section: WriteSection, timeout_s: float) -> list[RecordBatch]:
-        if self._retry_disk_at > self._clock.monotonic():
-            self._is_stopping.wait(min(timeout_s, _DISK_RETRY_S))
+        if self._applier.retry_disk_at > self._clock.monotonic():
+            self._is_stopping.wait(min(timeout_s, DISK_RETRY_S))
             return []
         self._table.is_consumer_waiting = True
         can_start = section.state is SectionState.OPEN and section.has_room and self._table.queued
@@ -287,54 +388,23 @@ class StreamThread:
     def _apply(self, section: WriteSection, batches: Sequence[RecordBatch]) -> None:
         """Apply *batches* and answer whoever waited for them."""
         if batches:
-            self._apply_all(batches)
+            self._applier.apply(batches)
             section.applied()
-
-    def _apply_all(self, batches: Sequence[RecordBatch]) -> None:
-        by_task: dict[int, list[RecordBatch]] = {}
-        for batch in batches:
-            by_task.setdefault(batch.partition, []).append(batch)
-        is_serving = any(task.state is TaskState.ACTIVE for task in self.tasks.values())
-        self.sequence += 1
-        try:
-            for partition, mine in by_task.items():
-                task = self.tasks.get(partition)
-                if task is None:
-                    continue
-                for chunk in _chunks(mine) if is_serving else (mine,):
-                    if not self._apply_to(task, chunk):
-                        break  # What follows is read again; applied now, it would leave a gap.
-        finally:
-            self.sequence += 1
-        self.waiters.applied(self.tasks)
-
-    def _apply_to(self, task: StreamTask, batches: Sequence[RecordBatch]) -> bool:
-        """Apply *batches*; False when that failed and the reading of this task begins anew."""
-        try:
-            self._metrics.records_applied += task.apply(batches)
-        except StoreDamaged as error:
-            self._rebuild(task, str(error), reached=task.positions)
-        except OSError as error:
-            # The disk is full or broken. What was read is read again from the store's position once it works.
-            logger.error("store cannot be written", extra={"task": task.partition, "reason": str(error)})  # noqa: TRY400
-            self._retry_disk_at = self._clock.monotonic() + _DISK_RETRY_S
-            self._read_again(task)
-        else:
-            return True
-        return False
 
     def _rebuild(self, task: StreamTask, reason: str, *, reached: Mapping[str, int]) -> None:
         """Begin the task anew. It must come at least to *reached*, as far as it was, before it may answer again."""
         owned = task.state in (TaskState.ACTIVE, TaskState.RESTORING)
         barrier = task.barrier or {}
         self._metrics.rebuilds += 1
+        if owned and self._section is not None:
+            self._section.rebuilding(task.partition)
+        self._tenures.interrupt(task.partition)
+        task.tenure = None
         task.rebuild(reason)
+        task.move_to(TaskState.STANDBY)
         if owned:
             task.barrier = {topic: max(reached.get(topic, 0), barrier.get(topic, 0)) for topic in task.positions}
             task.move_to(TaskState.RESTORING)
-            self._is_settled = False
-        else:
-            task.move_to(TaskState.SUSPENDED)
         self._read_again(task)
         self._on_change()
 
@@ -345,55 +415,36 @@ class StreamThread:
         self._assign_reader()
 
     def _promote(self, section: WriteSection) -> None:
-        """Make tasks active that have reached their barrier, and open the section when all have."""
-        ownership = section.ownership
-        if ownership is None or (self._is_settled and section.state is SectionState.OPEN):
+        """Make tasks active that have reached their barrier, and tell the section which partitions are ready."""
+        if not section.unready:
+            section.settle()
             return
         is_changed = False
         restoring: list[StreamTask] = []
-        for partition in ownership.partitions:
+        for partition in section.unready:
             task = self.tasks[partition]
-            if task.state is not TaskState.RESTORING:
-                continue
             fenced = section.barrier_of(partition)
             if fenced is None:
                 restoring.append(task)
                 continue
             older: Mapping[str, int] = task.barrier or {}
             task.barrier = {topic: max(end, older.get(topic, 0)) for topic, end in fenced.items()}
-            if task.has_reached(task.barrier):
+            if not task.has_reached(task.barrier) or not self._begin_tenure(task):
+                restoring.append(task)
+                continue
+            if task.state is not TaskState.ACTIVE:
                 task.move_to(TaskState.ACTIVE)
                 self._housekeeper.write(task, task.mark_caught_up)
                 is_changed = True
-            else:
-                restoring.append(task)
+            section.set_ready(partition)
         self._progress.report(restoring)
-        section.open_if_caught_up()
-        self._is_settled = not restoring
+        section.settle()
         if is_changed:
             active = sorted(p for p, task in self.tasks.items() if task.state is TaskState.ACTIVE)
             logger.info("partitions active", extra={"partitions": active})
             self._on_change()
-        if restoring and sum(task.lag_records() for task in restoring) > _NEAR_RECORDS:
-            self._refuse_waiting(section.why_not_ready)
 
-    def _refuse_waiting(self, why: Callable[[Command], Unavailable | None]) -> None:
-        """A long restore: whoever waits is told now."""
-        for pending in self._table.take(self._table.queued):
-            error = why(pending.command) or Restoring("restoring", partition=0, lag_records=0)
-            self._table.answer(pending, Refused(error))
-
-
-def _chunks(batches: Sequence[RecordBatch]) -> list[list[RecordBatch]]:
-    """Cut *batches* into lists of at most `_CHUNK_RECORDS` records; small reads, the usual case, stay in one piece."""
-    if sum(len(batch.records) for batch in batches) <= _CHUNK_RECORDS:
-        return [list(batches)]
-    chunks: list[list[RecordBatch]] = []
-    for batch in batches:
-        records = batch.records
-        for start in range(0, max(1, len(records)), _CHUNK_RECORDS):
-            part = records[start : start + _CHUNK_RECORDS]
-            is_last = start + _CHUNK_RECORDS >= len(records)
-            end = batch.next_offset if is_last else part[-1].offset + 1
-            chunks.append([batch._replace(records=part, next_offset=end)])
-    return chunks
+    def _begin_tenure(self, task: StreamTask) -> bool:
+        """Say whether the partition is still this node's, as far as the group's own thread knows."""
+        task.tenure = self._tenures.begin(task.partition, self._stamp)
+        return task.tenure is not None

@@ -6,6 +6,7 @@ means waiting, never an error.
 """
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from streams.clock import Backoff, Clock
 from streams.errors import OffsetOutOfRange
 from streams.log.kafka.batches import Fetched, install
 from streams.log.kafka.clients import open_client
+from streams.log.kafka.ends import Ends
 from streams.log.kafka.settings import KafkaSettings, reader_config
 from streams.records import RecordBatch, TopicPartition
 
@@ -54,6 +56,7 @@ class KafkaReader:
         self._is_woken = False
         self._is_closed = False
         self._is_reassigned = False
+        self.ends = Ends(clock)  # has a lock of its own
         self._fetcher = _Fetcher(self, settings, clock)
         self._thread = threading.Thread(target=self._fetcher.run, name="kafka-reader", daemon=True)
         self._thread.start()
@@ -69,6 +72,8 @@ class KafkaReader:
             self._records = sum(len(one.batch.records) for one in self._batches)
             self._bytes = sum(one.size_bytes for one in self._batches)
             self._errors.clear()
+            for partition in self._handed_over.keys() - kept:
+                self.ends.forget(partition)
             self._buffered = {
                 partition: self._buffered[partition] if partition in kept else position
                 for partition, position in positions.items()
@@ -98,6 +103,11 @@ class KafkaReader:
             if was_full:
                 shared.notify_all()
             return handed
+
+    def caught_up_at(self, partition: TopicPartition) -> float:
+        with self._shared:
+            position = self._handed_over.get(partition)
+        return -math.inf if position is None else self.ends.reached_at(partition, position)
 
     def wakeup(self) -> None:
         with self._shared:
@@ -180,6 +190,7 @@ class _Fetcher:
                 if self._consumer is None:  # Before there is anything to read, so that the first records come at once.
                     self._consumer = open_client(KafkaConsumer, self._config)
                     install(self._consumer)
+                    self._reader.ends.watch(self._consumer)
                     must_seek = True
                 work = self._reader.wait_for_room()
                 if work is None:

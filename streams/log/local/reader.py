@@ -1,5 +1,6 @@
 """A reader of the embedded log: from memory when it follows closely, else from disk in bounded chunks."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 
@@ -40,12 +41,15 @@ class LocalReader:
         self._assigned: list[Partition] = []
         #: A new dict for each assignment; the cleaner looks into it from its own thread.
         self.positions: dict[TopicPartition, int] = {}
+        self._caught_up: dict[TopicPartition, float] = {}
         self._is_woken = False
         self._is_unreadable = False
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         """Replace the assignment. Raises KeyError for a partition that does not exist."""
         self._assigned = [self._partition_of(at) for at in positions]
+        kept = self._caught_up.items()
+        self._caught_up = {at: moment for at, moment in kept if positions.get(at) == self.positions.get(at)}
         self.positions = {partition.at: positions[partition.at] for partition in self._assigned}
 
     def poll(self, timeout_s: float) -> list[RecordBatch]:
@@ -61,6 +65,13 @@ class LocalReader:
                     self._published.wait(min(_RETRY_S, deadline.remaining_s(self._clock)))
                 elif not self._is_behind():
                     self._published.wait(deadline.remaining_s(self._clock))
+
+    def caught_up_at(self, partition: TopicPartition) -> float:
+        """Return when `poll` had last handed over all of *partition*: now, whenever it has. One process writes, so
+        there is nobody else to ask."""
+        if self.positions.get(partition) == self._partition_of(partition).end:
+            self._caught_up[partition] = self._clock.monotonic()
+        return self._caught_up.get(partition, -math.inf)
 
     def wakeup(self) -> None:
         """Make a `poll` that waits now, or the next one, return at once. Any thread."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.errors import Draining, LogUnavailable, NotWritten, Overloaded, RecordTooLarge, Restoring
+from streams.errors import Draining, LogUnavailable, NotOwner, NotWritten, Overloaded, RecordTooLarge, Restoring
 from streams.records import ProducerRecord, TopicPartition
 from streams.runtime.commands import Decided, Refused, Unknown
 from streams.runtime.section import SectionState
@@ -139,15 +139,30 @@ def test_a_command_that_was_never_appended_is_told_so_at_its_deadline(rig: Rig) 
     assert not rig.log.dump(ROWS)
 
 
-def test_a_fenced_writer_steps_down_and_goes_on_under_its_next_ownership(rig: Rig) -> None:
-    """Losing the generation in mid flight costs the caller nothing but time."""
-    rig.log.membership.lose()
+def test_a_new_generation_in_mid_flight_costs_the_caller_nothing_but_time(rig: Rig) -> None:
+    """The append is refused by the fence, and decided again under the next ownership."""
+    rig.log.faults.append(Fault.FENCED)
     put = rig.submit(Put(b"k", b"v"))
-    rig.turn(3)
-    assert rig.outcome(put) is None
+    rig.turn()
     rig.log.membership.assign(generation=2)
     rig.turn(5)
     assert is_put(rig.outcome(put))
+
+
+def test_commands_for_a_lost_partition_are_refused_at_once(rig: Rig) -> None:
+    """Waiting for the next owner is for whoever can turn to it: the edge."""
+    rig.log.fence_faults.append(LogUnavailable("gone"))
+    rig.log.membership.assign(generation=2)
+    waiting = rig.submit(Put(b"k", b"v"))
+    rig.turn(3)
+    assert rig.outcome(waiting) is None
+    rig.log.membership.lose()
+    late = rig.submit(Put(b"k", b"v"))
+    rig.turn()
+    for put in (waiting, late):
+        outcome = rig.outcome(put)
+        assert isinstance(outcome, Refused)
+        assert isinstance(outcome.error, NotOwner)
 
 
 def test_only_the_record_that_is_too_large_is_refused(rig: Rig) -> None:
@@ -240,7 +255,8 @@ def test_commands_wait_for_the_barrier_and_are_refused_at_their_deadline(rig: Ri
     rig.log.membership.assign(generation=2)
     put = rig.submit(Put(b"k", b"v"), seconds=3)
     rig.turn(4)
-    assert rig.thread.section_state is SectionState.CATCHING_UP
+    assert rig.thread.section_state is SectionState.OPEN
+    assert rig.outcome(put) is None
     rig.clock.advance(3.1)
     rig.turn()
     outcome = rig.outcome(put)
