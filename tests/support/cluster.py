@@ -8,6 +8,7 @@ files below its directory.
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import shlex
@@ -20,13 +21,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from streams.cluster import ClusterView
+from streams.cluster import ClusterView, NodeInfo, Placement
 from streams.partitioner import partition_for
 from tests.support.broker import Cluster
 from tests.support.service import Service
 
 SETTLE_TIMEOUT_S = 40.0
 PARTITIONS = 8
+
+_ROLES = ("owner", "standby", "warming")
 
 FIRST_PORT = 8081
 ENVIRONMENT_FILE = "environment"
@@ -185,9 +188,17 @@ class Nodes:
             service.close()
 
 
-def view_of(document: bytes) -> ClusterView:
-    """Return what a `/metadata` answer tells."""
-    return ClusterView.decode(document)
+def view_of(body: bytes) -> ClusterView:
+    """Return what a `/metadata` answer tells; it leaves out the incarnations, and who was refused."""
+    document = json.loads(body)
+    nodes = [
+        NodeInfo(one["node_id"], "", one["address"], rack=one["rack"], role=one["role"]) for one in document["nodes"]
+    ]
+    placements = []
+    for partition in document["partitions"]:
+        holders = {role: [one["node_id"] for one in partition["instances"] if one["role"] == role] for role in _ROLES}
+        placements.append(Placement(partition["owner"], holders["standby"], holders["warming"]))
+    return ClusterView(document["epoch"], {node.node_id: node for node in nodes}, placements)
 
 
 def wait_for(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
