@@ -138,6 +138,8 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             clock=clock,
             metrics=metrics,
             request_timeout_s=config.request_timeout_ms / 1000,
+            random=os.urandom,
+            cluster=None,
         ),
         metrics=metrics,
         clock=clock,

@@ -3,59 +3,94 @@
 Nothing happens at import; `create_api` is called in the worker process, after the fork.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from falcon.asgi import App, Request, Response
 
+from app.cluster.assembly import Cluster
 from app.http import errors
 from app.http.context import REQUEST_ID, STARTED
 from app.http.docs import Docs, Documents, OpenApi, ProblemPage
 from app.http.entry import Entry
-from app.http.fastpath import FastPath
+from app.http.fastpath import FastPath, ProxiedPath
+from app.http.forward import Dispatch
+from app.http.metadata import KeyMetadata, Metadata, StoreMetadata
 from app.http.ops import Livez, MetricsPage, Quarantine, Readyz
-from app.http.ports import Metrics, NodeView, Service
+from app.http.ports import Listing, Metrics, NodeView, Service
 from app.http.profiles import PROFILES_PATH, Profile, Profiles
 from app.http.search import SEARCH_PATH, Search
+from app.profiles.uids import RandomBytes
 from streams.clock import Clock
+from streams.cluster import NOWHERE, ClusterView
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT", "QUERY")
 _COUNTED = frozenset((*_METHODS, "OPTIONS"))
 
 
-def create_api(*, service: Service, node: NodeView, clock: Clock, metrics: Metrics, request_timeout_s: float) -> Entry:
+def create_api(
+    *,
+    service: Service,
+    node: NodeView,
+    clock: Clock,
+    metrics: Metrics,
+    request_timeout_s: float,
+    random: RandomBytes,
+    cluster: Cluster | None,
+) -> Entry:
     """Return the ASGI application. It owns no thread and no file; it lives as long as the event loop that calls it.
 
-    *request_timeout_s*: when the answer to a request is due; a client can shorten it by `Request-Timeout`.
+    *request_timeout_s*: when the answer to a request is due; a client can shorten it by `Request-Timeout`. *cluster*
+    None: this node is alone for ever.
     """
+    dispatch = Dispatch(
+        clock=clock,
+        random=random,
+        router=cluster.router if cluster is not None else None,
+        partitions=(lambda: cluster.node.partitions) if cluster is not None else lambda: 1,
+    )
+    listing: Listing = cluster.listing if cluster is not None else service
     documents = Documents()
     resources: dict[str, Any] = {
-        PROFILES_PATH: Profiles(service, clock),
-        PROFILES_PATH + "/{uid}": Profile(service, clock),
-        SEARCH_PATH: Search(service, clock),
+        PROFILES_PATH: Profiles(service, clock, dispatch, listing),
+        PROFILES_PATH + "/{uid}": Profile(service, clock, dispatch),
+        SEARCH_PATH: Search(service, clock, dispatch),
         "/api/openapi.json": OpenApi(documents),
         "/docs": Docs(documents),
         "/problems/{slug}": ProblemPage(),
+        "/metadata": Metadata(cluster),
+        "/metadata/stores/{store}": StoreMetadata(cluster),
+        "/metadata/stores/{store}/key/{key}": KeyMetadata(cluster, service.email_key),
         "/livez": Livez(node),
         "/readyz": Readyz(node),
         "/metrics": MetricsPage(metrics),
         "/quarantine": Quarantine(node),
     }
     return Entry(
-        api=create_falcon(resources, clock=clock, metrics=metrics),
+        api=create_falcon(
+            resources,
+            clock=clock,
+            metrics=metrics,
+            get_view=(lambda: cluster.node.view) if cluster is not None else lambda: NOWHERE,
+        ),
         fast_path=FastPath(service),
         clock=clock,
         metrics=metrics,
         request_timeout_s=request_timeout_s,
+        proxied_path=ProxiedPath(cluster.batches, service.email_key) if cluster is not None else None,
+        gate=cluster.gate if cluster is not None else None,
     )
 
 
-def create_falcon(resources: dict[str, Any], *, clock: Clock, metrics: Metrics) -> App[Request, Response]:
+def create_falcon(
+    resources: dict[str, Any], *, clock: Clock, metrics: Metrics, get_view: Callable[[], ClusterView]
+) -> App[Request, Response]:
     """Return the falcon application for resources by URI template, with our errors and none of falcon's defaults."""
     app = App(middleware=[_Observer(clock, metrics)])
     app.resp_options.default_media_type = None  # type: ignore[assignment]  # an empty body has no media type
     for template, resource in resources.items():
         app.add_route(template, resource)
-    errors.install(app, {template: _allow(resource) for template, resource in resources.items()})
+    errors.install(app, {template: _allow(resource) for template, resource in resources.items()}, get_view)
     return app
 
 

@@ -19,6 +19,9 @@ REQUEST_ID = "profiles.request_id"  # str
 STARTED = "profiles.started"  # float, seconds of the monotonic clock
 DUE = "profiles.due"  # float, when the answer is due by default
 HEADERS = "profiles.headers"  # the request's headers as a dict, of which one value each is kept
+BODY = "profiles.body"  # bytes, once the body was read
+CALLER = "profiles.caller"  # the `Caller` of a request that a peer forwarded
+TRAIL = "profiles.trail"  # the `Trail` of a request whose client wants it explained
 RECEIVE = "profiles.receive"  # the server's own receive, of which nothing was consumed
 
 

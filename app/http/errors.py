@@ -13,11 +13,15 @@ from urllib.parse import quote
 import falcon
 from falcon.asgi import App, Request, Response
 
-from app.http.context import REQUEST_ID
+from app.cluster.router import Answered, Misdirected, OwnerUnreachable
+from app.http.context import REQUEST_ID, TRAIL
+from app.http.forward import write_answer, write_misdirected
 from app.http.problems import MEDIA_PROBLEM, Problem
 from app.profiles import results
 from app.profiles.results import ServedBy
 from streams import errors
+from streams.cluster import ClusterView
+from streams.queries.peers import PeerLost, PeerUnreachable
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +30,9 @@ _IN_PROGRESS_RETRY_S = 1.0
 _MAX_INSTANCE = 512
 
 
-def install(app: App[Request, Response], allow: Mapping[str, str]) -> None:
-    """Make *app* answer every error with a problem. *allow* gives the methods of each URI template."""
+def install(app: App[Request, Response], allow: Mapping[str, str], get_view: Callable[[], ClusterView]) -> None:
+    """Make *app* answer every error with a problem, and what another node answered as it is. *allow* gives the methods
+    of each URI template."""
 
     async def answer(req: Request, resp: Response, error: Exception, _params: dict[str, Any]) -> None:
         write_problem(req, resp, to_problem(error))
@@ -39,7 +44,16 @@ def install(app: App[Request, Response], allow: Mapping[str, str]) -> None:
         logger.error("request failed", extra={"method": req.method, "route": req.uri_template}, exc_info=error)
         write_problem(req, resp, Problem(500, "this is a fault of the service; its log has the request_id"))
 
+    async def pass_on(req: Request, resp: Response, error: Answered, _params: dict[str, Any]) -> None:
+        write_answer(resp, error)
+        explain(req, resp)
+
+    async def refuse_peer(_req: Request, resp: Response, error: Misdirected, _params: dict[str, Any]) -> None:
+        write_misdirected(resp, error, get_view().encode())
+
     app.add_error_handler(Exception, answer_bug)
+    app.add_error_handler(Answered, pass_on)
+    app.add_error_handler(Misdirected, refuse_peer)
     app.add_error_handler(falcon.HTTPError, answer_falcon)
     for kind in (Problem, results.Rejection, errors.StreamsError):
         app.add_error_handler(kind, answer)
@@ -47,6 +61,7 @@ def install(app: App[Request, Response], allow: Mapping[str, str]) -> None:
 
 def write_problem(req: Request, resp: Response, problem: Problem) -> None:
     """Make *problem* the answer."""
+    explain(req, resp)
     resp.status = problem.type.status
     resp.content_type = MEDIA_PROBLEM
     for name, value in problem.headers.items():
@@ -54,6 +69,13 @@ def write_problem(req: Request, resp: Response, problem: Problem) -> None:
     resp.data = problem.body(
         instance=quote(req.path[:_MAX_INSTANCE], errors="replace"), request_id=req.scope[REQUEST_ID]
     )
+
+
+def explain(req: Request, resp: Response) -> None:
+    """Say what happened to the request on its way, if the client asked for it."""
+    trail = req.scope.get(TRAIL)
+    if trail is not None:
+        resp.set_header("Profile-Explain", str(trail))
 
 
 def served_by_value(served_by: ServedBy) -> str:
@@ -127,6 +149,7 @@ def _outcome_unknown(error: Any) -> Problem:
 _SENTENCES = {
     "restoring": "the node is catching up with the log",
     "ownership-unsettled": "the partition is moving, or its owner cannot prove that it is",
+    "owner-unreachable": "the node that has the partition cannot be reached; nothing was done",
     "log-unavailable": "the log cannot be reached; nothing was written",
     "not-written": "the change was not written and never will be",
     "draining": "the node is stopping",
@@ -155,6 +178,9 @@ _BY_TYPE: Mapping[type, Callable[[Any], Problem]] = {
         "bad-cursor", f"{error.parameter} is not one that this service gave out", parameter=error.parameter
     ),
     results.WriteOutcomeUnknown: _outcome_unknown,
+    OwnerUnreachable: _unavailable("owner-unreachable"),
+    PeerUnreachable: _unavailable("owner-unreachable"),
+    PeerLost: _unavailable("owner-unreachable"),
     errors.Restoring: _unavailable("restoring"),
     errors.NotOwner: _unavailable("ownership-unsettled"),
     # Not `log-unavailable`, although a silent log is the usual cause: the log may well answer another node, which then

@@ -6,14 +6,20 @@ method returns None then, and nothing was sent.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from app.cluster.batches import Batches
+from app.cluster.wire import Found
+from app.http.forward import with_hops
 from app.http.headers import is_uid
 from app.http.ports import Service
 from app.http.profiles import CACHE_CONTROL, MEDIA_JSON, PROFILES_PATH
+from app.profiles.results import ValidationFailed
+from streams.clock import Deadline
 
 Headers = list[tuple[bytes, bytes]]
+Answer = tuple[Headers, bytes]
 
 #: A request with one of these headers is not a plain read.
 NOT_PLAIN = frozenset(
@@ -83,3 +89,48 @@ class FastPath:
             (b"x-request-id", request_id.encode()),
             (b"content-length", b"%d" % len(body)),
         ], body
+
+
+class ProxiedPath:
+    """The same reads of what another node owns: in one call with others that come at the same time. Event loop only."""
+
+    def __init__(self, batches: Batches, email_key: Callable[[str], bytes]) -> None:
+        self._find = batches.find
+        self._email_key = email_key
+
+    async def profile(self, scope: Mapping[str, Any], request_id: str, deadline: Deadline) -> Answer | None:
+        """See FastPath.profile."""
+        path: str = scope["path"]
+        if not path.startswith(_PREFIX) or scope["query_string"] or is_uid(path, len(_PREFIX)) is None:
+            return None
+        uid = path[len(_PREFIX) :].encode()
+        coming = self._find(uid, uid, deadline)
+        found = await coming if coming is not None else None
+        return _proxied(found, request_id) if found is not None else None
+
+    async def search(self, scope: Mapping[str, Any], request_id: str, deadline: Deadline) -> Answer | None:
+        """See FastPath.search."""
+        query = _PLAIN_QUERY.fullmatch(scope["query_string"])
+        if query is None:
+            return None
+        email = query[1] + b"@" + query[2]
+        try:
+            key = self._email_key(email.decode())
+        except ValidationFailed:
+            return None
+        coming = self._find(key, email, deadline)
+        found = await coming if coming is not None else None
+        return _proxied(found, request_id) if found is not None else None
+
+
+def _proxied(found: Found, request_id: str) -> Answer:
+    body, tag, served_by, uid = found
+    headers = [_CONTENT_TYPE, (b"etag", tag), _CACHE, (b"profile-served-by", with_hops(served_by, 1))]
+    if uid:
+        headers.append((b"content-location", _PREFIX_BYTES + uid))
+    headers += [
+        (b"via", b"1.1 " + served_by.partition(b";")[0]),
+        (b"x-request-id", request_id.encode()),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return headers, body

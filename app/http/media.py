@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from falcon.asgi import Request
 
-from app.http.context import RECEIVE, header
+from app.http.context import BODY, RECEIVE, header
 from app.http.problems import MAX_BODY_BYTES, Problem
 
 MAX_DEPTH = 32
@@ -39,6 +39,7 @@ async def read_json(req: Request, *, media_types: Sequence[str], seconds: float)
             body = await _read(req.scope[RECEIVE])
     except TimeoutError:
         raise _incomplete() from None
+    req.scope[BODY] = body  # it may have to go to another node
     return parse_json(body)
 
 

@@ -6,19 +6,16 @@ compares the routes with those of the application, in both directions.
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
-from app.http.ops import QUARANTINE_LIMIT
+from app.http.openapi_parts import RESPONSE_HEADERS, Document, parameters
 from app.http.problems import JSON_TYPES, MEDIA_PROBLEM, PATCH_TYPES, PROBLEMS
-from app.http.profiles import DEFAULT_LIMIT, MAX_LIMIT, MEDIA_JSON
+from app.http.profiles import MAX_LIMIT, MEDIA_JSON
 from app.profiles.schema import READ_ONLY, ProfileContent, ProfileRepresentation
 
-Document = dict[str, Any]
-
-_UNAVAILABLE = ("restoring", "ownership-unsettled", "draining", "overloaded")
+_UNAVAILABLE = ("restoring", "ownership-unsettled", "owner-unreachable", "draining", "overloaded")
 _BODY = ("malformed-json", "payload-too-large", "unsupported-media-type", "validation-failed")
 _WRITE = (*_UNAVAILABLE, "log-unavailable", "not-written", "outcome-unknown", "invalid-parameter")
 _CHANGE = (*_WRITE, "profile-not-found", "version-mismatch", "precondition-required")
@@ -74,6 +71,11 @@ def _add_components(spec: APISpec) -> None:
             "properties": {
                 "items": {"type": "array", "items": _schema("Profile"), "maxItems": MAX_LIMIT},
                 "next": {"type": ["string", "null"], "description": "The cursor of the next page; null at the end."},
+                "missing": {
+                    "type": "array",
+                    "items": {"type": "integer"},
+                    "description": "With partial=true: the partitions that nobody could read.",
+                },
             },
         },
     )
@@ -87,9 +89,9 @@ def _add_components(spec: APISpec) -> None:
         },
     )
     components.schema("Problem", _problem_schema())
-    for name, parameter in _parameters().items():
+    for name, parameter in parameters().items():
         components.parameter(name, parameter["in"], parameter)
-    for name, description in _RESPONSE_HEADERS.items():
+    for name, description in RESPONSE_HEADERS.items():
         components.header(name, {"description": description, "schema": {"type": "string"}})
 
 
@@ -121,62 +123,16 @@ def _problem_schema() -> Document:
     }
 
 
-_RESPONSE_HEADERS = {
-    "ETag": "The version of the profile in quotes; to be sent back in If-Match or If-None-Match.",
-    "Location": "The path of the new profile.",
-    "Content-Location": "The path of the profile that was found.",
-    "Link": 'The next page, with rel="next".',
-    "Profile-Position": "An opaque token of the write; a read that carries it sees the write or a later state.",
-    "Profile-Served-By": "Where a read came from: node; role; position; staleness-ms; hops.",
-    "Preference-Applied": "Which preferences of Prefer were honoured.",
-    "Retry-After": "Seconds to wait before the same request is sent again.",
-    "X-Request-Id": "The id of the request, as the client sent it or made here.",
-}
+_READ_PARAMETERS = ("consistency", "explain", "IfMatch", "IfNoneMatch", "Prefer", "Position")
 
 
-def _parameters() -> dict[str, Document]:
-    def header(name: str, description: str, **schema: Any) -> Document:
-        return {"in": "header", "name": name, "description": description, "schema": {"type": "string", **schema}}
-
-    def query(name: str, description: str, *, required: bool = False, **schema: Any) -> Document:
-        return {
-            "in": "query",
-            "name": name,
-            "description": description,
-            "required": required,
-            "schema": {"type": "string", **schema},
-        }
-
-    return {
-        "uid": {"in": "path", "name": "uid", "required": True, "schema": {"type": "string", "format": "uuid"}},
-        "slug": {"in": "path", "name": "slug", "required": True, "schema": {"type": "string", "enum": list(PROBLEMS)}},
-        "email": query("email", "The address to find; write + as %2B.", required=True),
-        "limit": query(
-            "limit", "Profiles on a page.", type="integer", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT
-        ),
-        "records": query("limit", "Records to list.", type="integer", minimum=1, maximum=QUARANTINE_LIMIT, default=100),
-        "cursor": query("cursor", "`next` of the page before."),
-        "consistency": query("consistency", "Who may answer a read.", enum=["owner", "strict"], default="owner"),
-        "verbose": query("verbose", "Show the tasks of a ready node, too."),
-        "IfMatch": header("If-Match", "The versions that the request is for, or *."),
-        "IfNoneMatch": header("If-None-Match", "The versions that the client has: 304 if one is current."),
-        "Prefer": header("Prefer", "`return=minimal` (writes), `max-staleness=<seconds>` (reads); RFC 7240."),
-        "Position": header("Profile-Position", "The token of a write that the read must see."),
-        "IdempotencyKey": header(
-            "Idempotency-Key", 'A string in quotes ("..."): a repeated create with it gets the first outcome.'
-        ),
-        "RequestTimeout": header("Request-Timeout", "Seconds after which the client stops to wait; at most 10."),
-        "RequestId": header("X-Request-Id", "An id for logs; made here when absent, strange or above 128 characters."),
-    }
-
-
-_READ_PARAMETERS = ("consistency", "IfMatch", "IfNoneMatch", "Prefer", "Position")
+_READ_HEADERS = ("ETag", "Profile-Served-By", "Profile-Explain", "Via")
 
 
 def _found(*headers: str) -> Document:
     return {
-        "200": _response("The profile.", _content("Profile"), "ETag", "Profile-Served-By", *headers),
-        "304": _response("The client has the current version.", None, "ETag", "Profile-Served-By", *headers),
+        "200": _response("The profile.", _content("Profile"), *_READ_HEADERS, *headers),
+        "304": _response("The client has the current version.", None, *_READ_HEADERS, *headers),
     }
 
 
@@ -187,7 +143,7 @@ def _collection() -> Document:
         "get": _operation(
             "listProfiles",
             "List profiles",
-            parameters=("limit", "cursor", "consistency", "Prefer", "Position"),
+            parameters=("limit", "cursor", "consistency", "partial", "Prefer", "Position"),
             responses={"200": _response("A page.", _content("ProfilePage"), "Link", "Profile-Served-By")},
             problems=_READ,
         ),
@@ -265,6 +221,19 @@ def _search() -> Document:
 
 def _operations() -> Document:
     return {
+        "/metadata": _get("metadata", "Which nodes there are, and which partitions they have"),
+        "/metadata/stores/{store}": _get(
+            "storeMetadata",
+            "Which nodes have the partitions of a store",
+            parameters=("store",),
+            failures={"404": "No such store."},
+        ),
+        "/metadata/stores/{store}/key/{key}": _get(
+            "keyMetadata",
+            "Which nodes have the partition of a key",
+            parameters=("store", "key"),
+            failures={"404": "No such store.", "422": "The key is no e-mail."},
+        ),
         "/livez": _get("livez", "Whether the process runs", failures={"503": "The process has failed."}),
         "/readyz": _get(
             "readyz",

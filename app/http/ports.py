@@ -30,7 +30,19 @@ class Service(Protocol):
 
     async def search(self, email: str, options: ReadOptions, deadline: Deadline) -> Read: ...
 
-    async def page(self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline) -> Page: ...
+    async def get_claimed(self, uid: str, email: str, options: ReadOptions, deadline: Deadline) -> Read: ...
+
+    def email_key(self, email: str) -> bytes:
+        """Return the key whose partition an e-mail is searched in. Raises ValidationFailed."""
+        ...
+
+    def create_key(self, document: object, idempotency_key: str | None) -> bytes | None:
+        """Return the key whose partition's owner creates this profile; None when nobody will, as it is not valid."""
+        ...
+
+    async def page(
+        self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline, is_partial: bool
+    ) -> Page: ...
 
     async def create(self, document: object, *, idempotency_key: str | None, deadline: Deadline) -> Written: ...
 
@@ -43,6 +55,14 @@ class Service(Protocol):
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:
         """Return the signed `Profile-Position` of a write."""
         ...
+
+
+class Listing(Protocol):
+    """Pages of all profiles: the profile service, or `app.cluster.listing` when several nodes have them."""
+
+    async def page(
+        self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline, is_partial: bool
+    ) -> Page: ...
 
 
 class TaskHealth(Protocol):

@@ -194,6 +194,15 @@ _TABLE = (
         is_retriable=True,
     ),
     ProblemType(
+        "owner-unreachable",
+        503,
+        "The owner of the partition cannot be reached",
+        "Neither the node that owns the partition nor one that follows it could be reached in time. Nothing was done.",
+        _WAIT,
+        ("partition",),
+        is_retriable=True,
+    ),
+    ProblemType(
         "log-unavailable",
         503,
         "The log cannot be reached",

@@ -4,10 +4,13 @@ The responders translate: headers and body into the service's arguments, its res
 here. The stored bytes are served as they are; nobody parses them.
 """
 
+from collections.abc import Awaitable, Callable
+
 from falcon.asgi import Request, Response
 
 from app.http.context import deadline, header, parameter, read_options
-from app.http.errors import served_by_value
+from app.http.errors import explain, served_by_value
+from app.http.forward import Dispatch
 from app.http.headers import (
     etag,
     is_uid,
@@ -18,11 +21,11 @@ from app.http.headers import (
     usable_traceparent,
 )
 from app.http.media import read_json
-from app.http.ports import Service
+from app.http.ports import Listing, Service
 from app.http.problems import JSON_TYPES, PATCH_TYPES, Problem
 from app.profiles.requests import ANY, TRACEPARENT, IfMatch
 from app.profiles.results import ProfileNotFound, Read, VersionMismatch, Written
-from streams.clock import Clock
+from streams.clock import Clock, Deadline
 
 PROFILES_PATH = "/api/profile"
 MEDIA_JSON = "application/json"
@@ -34,9 +37,11 @@ MAX_LIMIT = 500
 class Profiles:
     """The collection: create, list."""
 
-    def __init__(self, service: Service, clock: Clock) -> None:
+    def __init__(self, service: Service, clock: Clock, dispatch: Dispatch, listing: Listing) -> None:
         self._service = service
         self._clock = clock
+        self._dispatch = dispatch
+        self._listing = listing
 
     async def on_post(self, req: Request, resp: Response) -> None:
         _refuse_if_none_match(req)
@@ -44,7 +49,13 @@ class Profiles:
         due = deadline(req)
         document = await read_json(req, media_types=JSON_TYPES, seconds=due.remaining_s(self._clock))
         _pass_trace_on(req)
-        written = await self._service.create(document, idempotency_key=key, deadline=due)
+        written = await self._dispatch.write(
+            req,
+            lambda: self._service.create_key(document, key),
+            due,
+            lambda: self._service.create(document, idempotency_key=key, deadline=due),
+            uid=None,
+        )
         assert written.profile is not None
         resp.status = 201
         resp.set_header("Location", f"{PROFILES_PATH}/{written.profile.uid}")
@@ -52,19 +63,28 @@ class Profiles:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         limit = _limit(parameter(req, "limit"))
-        page = await self._service.page(
-            limit=limit, cursor=parameter(req, "cursor") or None, options=read_options(req), deadline=deadline(req)
+        is_partial = _is_partial(parameter(req, "partial"))
+        page = await self._listing.page(
+            limit=limit,
+            cursor=parameter(req, "cursor") or None,
+            options=read_options(req),
+            deadline=deadline(req),
+            is_partial=is_partial,
         )
         following = "null"
         if page.next_cursor is not None:
             following = f'"{page.next_cursor}"'  # URL-safe base64: nothing to escape, neither here nor in the link
             consistency = parameter(req, "consistency")
             suffix = f"&consistency={consistency}" if consistency else ""
+            suffix += "&partial=true" if is_partial else ""
             resp.set_header("Link", f'<{PROFILES_PATH}?limit={limit}&cursor={page.next_cursor}{suffix}>; rel="next"')
         resp.content_type = MEDIA_JSON
         resp.set_header("Cache-Control", CACHE_CONTROL)
         resp.set_header("Profile-Served-By", served_by_value(page.served_by))
-        resp.data = b'{"items":[' + b",".join(page.bodies) + b'],"next":' + following.encode() + b"}"
+        missing = b',"missing":[' + b",".join(b"%d" % partition for partition in page.missing) + b"]"
+        resp.data = b'{"items":[%b],"next":%b%b}' % (
+            b",".join(page.bodies), following.encode(), missing if is_partial else b""
+        )  # fmt: skip
 
     on_head = on_get
 
@@ -72,13 +92,16 @@ class Profiles:
 class Profile:
     """One profile: read, replace, patch, delete."""
 
-    def __init__(self, service: Service, clock: Clock) -> None:
+    def __init__(self, service: Service, clock: Clock, dispatch: Dispatch) -> None:
         self._service = service
         self._clock = clock
+        self._dispatch = dispatch
 
     async def on_get(self, req: Request, resp: Response, uid: str) -> None:
         options, due = read_options(req), deadline(req)
-        answer_read(req, resp, await self._service.get(_checked(uid), options, due))
+        key = _checked(uid).encode()
+        read = await self._dispatch.read(req, lambda: key, options, due, lambda *asked: self._service.get(uid, *asked))
+        answer_read(req, resp, read)
 
     on_head = on_get
 
@@ -86,20 +109,24 @@ class Profile:
         if_match, due = _condition(req), deadline(req)
         document = await read_json(req, media_types=JSON_TYPES, seconds=due.remaining_s(self._clock))
         _pass_trace_on(req)
-        written = await self._service.replace(_checked(uid), document, if_match=if_match, deadline=due)
+        written = await self._write(
+            req, uid, due, lambda: self._service.replace(uid, document, if_match=if_match, deadline=due)
+        )
         _answer_write(req, resp, written, self._service)
 
     async def on_patch(self, req: Request, resp: Response, uid: str) -> None:
         if_match, due = _condition(req), deadline(req)
         document = await read_json(req, media_types=PATCH_TYPES, seconds=due.remaining_s(self._clock))
         _pass_trace_on(req)
-        written = await self._service.patch(_checked(uid), document, if_match=if_match, deadline=due)
+        written = await self._write(
+            req, uid, due, lambda: self._service.patch(uid, document, if_match=if_match, deadline=due)
+        )
         _answer_write(req, resp, written, self._service)
 
     async def on_delete(self, req: Request, resp: Response, uid: str) -> None:
         if_match, due = _condition(req), deadline(req)
         _pass_trace_on(req)
-        written = await self._service.delete(_checked(uid), if_match=if_match, deadline=due)
+        written = await self._write(req, uid, due, lambda: self._service.delete(uid, if_match=if_match, deadline=due))
         resp.status = 204
         resp.set_header("Profile-Position", self._service.position_token(written.positions))
 
@@ -108,9 +135,14 @@ class Profile:
         resp.set_header("Accept-Patch", ", ".join(PATCH_TYPES))
         resp.data = b""
 
+    async def _write(self, req: Request, uid: str, due: Deadline, call: Callable[[], Awaitable[Written]]) -> Written:
+        key = _checked(uid).encode()
+        return await self._dispatch.write(req, lambda: key, due, call, uid=uid)
+
 
 def answer_read(req: Request, resp: Response, read: Read) -> None:
     """Answer with a profile that was found, or as its ETag says: 304 by If-None-Match, 412 by If-Match."""
+    explain(req, resp)
     version = read.profile.version
     if_match = parse_if_match(header(req, b"if-match"))
     if if_match is not None and if_match != ANY and version not in if_match:
@@ -170,6 +202,12 @@ def _refuse_if_none_match(req: Request) -> None:
 def _pass_trace_on(req: Request) -> None:
     # Also when there is none: a context may be used by more than one request.
     TRACEPARENT.set(usable_traceparent(header(req, b"traceparent")))
+
+
+def _is_partial(text: str | None) -> bool:
+    if text not in (None, "true", "false"):
+        raise Problem("invalid-parameter", "partial is `true` or `false`", parameter="partial")
+    return text == "true"
 
 
 def _limit(text: str | None) -> int:

@@ -15,11 +15,13 @@ from streams.records import TopicPartition
 
 class Proof(NamedTuple):
     """Why a read may be answered without a lease: `is_strict` after a barrier, `is_positioned` after the caller's own
-    position was applied, or since he accepts `max_staleness_ms`."""
+    position was applied, or since he accepts `max_staleness_ms`. `is_replica`: what was read is a copy, of which
+    no lease of this node says anything."""
 
     is_strict: bool = False
     is_positioned: bool = False
     max_staleness_ms: float = -1.0
+    is_replica: bool = False
 
     def staleness_ms(self, reader: Reader) -> int:
         """Return by how much what was just read may be out of date. Raises LeaseExpired when that is too much.
@@ -28,18 +30,21 @@ class Proof(NamedTuple):
         """
         if self.is_strict:
             return 0
-        try:
-            reader.check_lease()
-        except LeaseExpired:
-            staleness_ms = reader.staleness_ms()
-            if self.is_positioned or staleness_ms <= self.max_staleness_ms:
-                return staleness_ms
-            raise
-        return 0
+        if not self.is_replica:
+            try:
+                reader.check_lease()
+            except LeaseExpired:
+                if not self.is_positioned and self.max_staleness_ms < 0:
+                    raise
+            else:
+                return 0
+        staleness_ms = reader.staleness_ms()
+        if self.is_positioned or staleness_ms <= self.max_staleness_ms:
+            return staleness_ms
+        raise LeaseExpired("the copy is staler than the caller allows")
 
 
 BARRIER = Proof(is_strict=True)
-_LEASED = Proof()
 
 
 async def prove(
@@ -60,6 +65,10 @@ async def prove(
         await node.wait_applied(targets, deadline)
     if options.consistency == STRICT:
         await node.barrier(partitions, deadline)
-        return BARRIER
+        return Proof(is_strict=True, is_replica=options.is_replica)
     staleness_s = options.max_staleness_s
-    return Proof(is_positioned=is_positioned, max_staleness_ms=-1.0 if staleness_s is None else staleness_s * 1000)
+    return Proof(
+        is_positioned=is_positioned,
+        max_staleness_ms=-1.0 if staleness_s is None else staleness_s * 1000,
+        is_replica=options.is_replica,
+    )

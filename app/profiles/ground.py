@@ -4,8 +4,12 @@ Nothing is decided and nothing waits here.
 """
 
 from app.profiles.commands import Domain
+from app.profiles.email import InvalidEmail, normalise
 from app.profiles.events import Records
+from app.profiles.idempotency import request_key
 from app.profiles.ports import Node, ProfileSettings, Reader
+from app.profiles.results import ValidationFailed
+from app.profiles.schema import email_error
 from app.profiles.tokens import Tokens
 from app.profiles.topics import TopicNames
 from streams.errors import NotOwner, StoreClosed, StoreDamaged, StoreError, Unavailable
@@ -35,9 +39,31 @@ class Ground:
             self._known_tokens = Tokens(secret=self.settings.token_secret, topic_ids=self.node.topic_ids)
         return self._known_tokens
 
-    def row(self, store: str, partition: int, key: bytes) -> tuple[bytes | None, Reader]:
+    def email_key(self, email: str) -> bytes:
+        """Return what an e-mail is searched by. Raises ValidationFailed: not an address."""
+        try:
+            return normalise(email, self.settings.email_policy).key
+        except InvalidEmail:
+            raise ValidationFailed([email_error()]) from None
+
+    def create_key(self, document: object, idempotency_key: str | None) -> bytes | None:
+        """Return the key whose partition's owner makes a profile of *document*: of the remembered request, or of the
+        e-mail. None when there is no e-mail in it, so that nobody will."""
+        if idempotency_key is not None:
+            return request_key("", idempotency_key)
+        email = document.get("email") if isinstance(document, dict) else None
+        try:
+            return normalise(email, self.settings.email_policy).key if isinstance(email, str) else None
+        except InvalidEmail:
+            return None
+
+    def reader(self, store: str, partition: int, *, is_replica: bool) -> Reader:
+        """Return the reader of a partition that this node owns, or of any copy that it has. Raises Unavailable."""
+        return self.node.replica(store, partition) if is_replica else self.node.reader(store, partition)
+
+    def row(self, store: str, partition: int, key: bytes, *, is_replica: bool = False) -> tuple[bytes | None, Reader]:
         """Return a row of this node, and the reader that says how fresh it is. Raises Unavailable."""
-        reader = self.node.reader(store, partition)
+        reader = self.reader(store, partition, is_replica=is_replica)
         try:
             return reader.get(key), reader
         except Exception as error:

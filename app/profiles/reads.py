@@ -5,27 +5,20 @@ No HTTP here. Everything runs on the event loop; what blocks (scans) goes to a t
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from heapq import merge
+from itertools import islice
 
-from app.profiles.email import InvalidEmail, normalise
+from app.profiles.email import normalise
 from app.profiles.freshness import BARRIER, Proof, prove
 from app.profiles.ground import Ground
 from app.profiles.ports import Reader
 from app.profiles.requests import ReadOptions
-from app.profiles.results import (
-    BadCursor,
-    Page,
-    ProfileNotFound,
-    Read,
-    ServedBy,
-    Stored,
-    ValidationFailed,
-)
+from app.profiles.results import ClaimElsewhere, Page, ProfileNotFound, Read, Scan, ServedBy, Stored
 from app.profiles.rows import body_of, claim_of, claimed_uid, email_key_of, version_of
-from app.profiles.schema import email_error
-from app.profiles.tokens import CURSOR_PARAMETER, Cursor
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
 from streams.clock import Clock, Deadline
-from streams.errors import LeaseExpired, StoreError, Unavailable
+from streams.errors import LeaseExpired, NotOwner, StoreError, Unavailable
 from streams.partitioner import partition_for
 
 MAX_PAGE = 500
@@ -84,43 +77,50 @@ class Reads:
         position = reader.positions[self._topics.profiles]
         known = self._served_by_values.get(partition)
         if known is None or known[0] != position:
-            node = self._node
-            text = f"{node.node_id}; role={node.role}; position={position}; staleness-ms=0; hops=0"
+            text = f"{self._node.node_id}; role=owner; position={position}; staleness-ms=0; hops=0"
             known = self._served_by_values[partition] = (position, text.encode())
         return known[1]
 
     async def get(self, uid: str, options: ReadOptions, deadline: Deadline) -> Read:
         """Return the profile *uid*. Raises ProfileNotFound, BadCursor, Unavailable."""
-        key = uid.encode()
-        partition = self._ground.domain.partition_of(key)
+        return await self._get(uid, None, options, deadline)
+
+    async def get_claimed(self, uid: str, email: str, options: ReadOptions, deadline: Deadline) -> Read:
+        """Return the profile *uid* if it carries the e-mail: the second half of a search. Raises as `search` does."""
+        return await self._get(uid, self._ground.email_key(email), options, deadline)
+
+    async def _get(self, uid: str, email_key: bytes | None, options: ReadOptions, deadline: Deadline) -> Read:
+        partition = self._ground.domain.partition_of(uid.encode())
         proof = await self._prove(options, (partition,), deadline)
         try:
-            return self._get(uid, partition, proof)
+            return self._read(uid, email_key, partition, proof)
         except LeaseExpired:
+            if options.is_replica:
+                raise
             # A barrier proves as much as a lease, so reads go on while the coordinator cannot be reached.
             await self._node.barrier((partition,), deadline)
-            return self._get(uid, partition, BARRIER)
+            return self._read(uid, email_key, partition, BARRIER)
 
-    def _get(self, uid: str, partition: int, proof: Proof) -> Read:
-        row, reader = self._ground.row(PROFILE_STORE, partition, uid.encode())
-        served_by = self._served_by(reader, proof)
-        if row is None:
-            raise ProfileNotFound(uid, served_by)
+    def _read(self, uid: str, email_key: bytes | None, partition: int, proof: Proof) -> Read:
+        row, reader = self._ground.row(PROFILE_STORE, partition, uid.encode(), is_replica=proof.is_replica)
+        served_by = self._served_by(partition, reader, proof)
+        if row is None or (email_key is not None and email_key_of(row) != email_key):
+            raise ProfileNotFound(uid if email_key is None else None, served_by)
         return Read(Stored(uid, version_of(row), body_of(row)), served_by)
 
     async def search(self, email: str, options: ReadOptions, deadline: Deadline) -> Read:
         """Return the profile that carries the e-mail. Raises ValidationFailed (not an address), ProfileNotFound,
-        BadCursor, Unavailable."""
-        try:
-            email_key = normalise(email, self._settings.email_policy).key
-        except InvalidEmail:
-            raise ValidationFailed([email_error()]) from None
-        everywhere = range(self._node.partitions)  # the e-mail's partition tells the profile's only later
-        proof = await self._prove(options, everywhere, deadline)
+        ClaimElsewhere, BadCursor, Unavailable."""
+        email_key = self._ground.email_key(email)
+        # The e-mail's partition tells the profile's only later, so all that are here are proven.
+        here = self._here(range(self._node.partitions), options)
+        proof = await self._prove(options, here, deadline)
         try:
             return await self._search(email_key, proof, deadline)
         except LeaseExpired:
-            await self._node.barrier(everywhere, deadline)
+            if options.is_replica:
+                raise
+            await self._node.barrier(here, deadline)
             return await self._search(email_key, BARRIER, deadline)
 
     async def _search(self, email_key: bytes, proof: Proof, deadline: Deadline) -> Read:
@@ -129,66 +129,100 @@ class Reads:
         A change of e-mail moves rows of two tasks. A search that met it half way would find the profile under neither
         address, so a miss counts only when nothing was being applied from before the first read to after the last.
         """
-        domain = self._ground.domain
+        domain, ground = self._ground.domain, self._ground
         partition = domain.partition_of(email_key)
         while True:
             sequence = self._node.sequence
-            row, reader = self._ground.row(SEARCH_STORE, partition, email_key)
+            row, reader = ground.row(SEARCH_STORE, partition, email_key, is_replica=proof.is_replica)
+            found_by = self._served_by(partition, reader, proof)  # a claim of the past could name the wrong profile
             if row is not None:
                 uid = claim_of(row).uid
-                row, reader = self._ground.row(PROFILE_STORE, domain.partition_of(uid), uid)
+                its = domain.partition_of(uid)
+                try:
+                    row, reader = ground.row(PROFILE_STORE, its, uid, is_replica=proof.is_replica)
+                except NotOwner as error:
+                    raise ClaimElsewhere(uid.decode(), its) from error
+                found_by = self._served_by(its, reader, proof)
                 if row is not None and email_key_of(row) == email_key:
-                    served_by = self._served_by(reader, proof)
-                    return Read(Stored(uid.decode(), version_of(row), body_of(row)), served_by)
+                    return Read(Stored(uid.decode(), version_of(row), body_of(row)), found_by)
             if sequence % 2 == 0 and sequence == self._node.sequence:
-                raise ProfileNotFound(None, self._served_by(reader, proof))
+                raise ProfileNotFound(None, found_by)
             if deadline.has_passed(self._clock):
                 raise Unavailable("the index did not come to rest in time", partition=partition)
             await asyncio.sleep(_SETTLE_S)
 
     async def page(self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline) -> Page:
-        """Return up to *limit* (1..500) profiles after *cursor*, partition by partition, by uid in each. Not a
-        snapshot: a profile that is there all the time is in exactly one page. Raises BadCursor, Unavailable."""
-        assert 1 <= limit <= MAX_PAGE
-        partitions = self._node.partitions
-        start = Cursor(0, b"") if cursor is None else self._ground.tokens.cursor(cursor)
-        if start.partition >= partitions:
-            raise BadCursor(CURSOR_PARAMETER)
-        rest = range(start.partition, partitions)
-        proof = await self._prove(options, rest, deadline)
-        try:
-            return await asyncio.to_thread(self._page, start, limit, proof)
-        except LeaseExpired:
-            await self._node.barrier(rest, deadline)
-            return await asyncio.to_thread(self._page, start, limit, BARRIER)
+        """Return up to *limit* (1..500) profiles after *cursor*, by uid, when this node has them all. Not a snapshot: a
+        profile that is there all the time is in exactly one page. Raises BadCursor, Unavailable."""
+        everywhere = range(self._node.partitions)
+        scan = await self.scan(everywhere, self.start_of(cursor), limit + 1, options, deadline)
+        for partition in everywhere:
+            if partition not in scan.partitions:
+                self._ground.reader(PROFILE_STORE, partition, is_replica=options.is_replica)  # says why
+                raise Unavailable("the partition has just moved", partition=partition)
+        return self.page_of([scan], limit)
 
-    def _page(self, start: Cursor, limit: int, proof: Proof) -> Page:
-        """Scan; on any thread. One row more than the page has tells whether there is a next one."""
-        bodies: list[bytes] = []
-        last = after = start
-        served_by: ServedBy | None = None
-        for partition in range(start.partition, self._node.partitions):
-            reader = self._node.reader(PROFILE_STORE, partition)
-            first = after.uid + b"\x00" if after.uid and partition == start.partition else b""
+    def start_of(self, cursor: str | None) -> bytes:
+        """Return the least uid that may come after *cursor*. Raises BadCursor, Unavailable."""
+        return b"" if cursor is None else self._ground.tokens.cursor(cursor) + b"\x00"
+
+    def page_of(self, scans: Sequence[Scan], limit: int, missing: Sequence[int] = ()) -> Page:
+        """Return the page that *scans*, each of *limit* + 1 rows at most, make together."""
+        assert 1 <= limit <= MAX_PAGE
+        rows = list(islice(merge(*(scan.rows for scan in scans)), limit + 1))
+        following = self._ground.tokens.of_cursor(rows[limit - 1][0]) if len(rows) > limit else None
+        served_by = oldest([scan.served_by for scan in scans if scan.served_by is not None])
+        assert served_by is not None, "somebody looked at something"
+        return Page([body for _, body in rows[:limit]], following, served_by, missing)
+
+    async def scan(
+        self, partitions: Sequence[int], start: bytes, limit: int, options: ReadOptions, deadline: Deadline
+    ) -> Scan:
+        """Return the first *limit* profiles from the uid *start* on, of those of *partitions* that are here. Raises
+        BadCursor (of the position), Unavailable."""
+        here = self._here(partitions, options)
+        proof = await self._prove(options, here, deadline)
+        try:
+            return await asyncio.to_thread(self._scan, here, start, limit, proof)
+        except LeaseExpired:
+            if options.is_replica:
+                raise
+            await self._node.barrier(here, deadline)
+            return await asyncio.to_thread(self._scan, here, start, limit, BARRIER)
+
+    def _scan(self, partitions: Sequence[int], start: bytes, limit: int, proof: Proof) -> Scan:
+        """Scan; on any thread."""
+        runs, served_by = [], []
+        for partition in partitions:
+            reader = self._ground.reader(PROFILE_STORE, partition, is_replica=proof.is_replica)
             try:
-                rows = reader.scan(start=first, stop=None, limit=limit + 1 - len(bodies))
+                rows = reader.scan(start=start, stop=None, limit=limit)
             except StoreError as error:
                 raise self._ground.store_failure(error, partition, reader) from error
-            served_by = self._served_by(reader, proof)
-            for uid, row in rows:
-                if len(bodies) == limit:
-                    return Page(bodies, self._ground.tokens.of_cursor(last), served_by)
-                bodies.append(body_of(row))
-                last = Cursor(partition, uid)
-        assert served_by is not None, "there is at least one partition"
-        return Page(bodies, None, served_by)
+            served_by.append(self._served_by(partition, reader, proof))
+            runs.append([(uid, body_of(row)) for uid, row in rows])
+        return Scan(list(islice(merge(*runs), limit)), partitions, oldest(served_by))
+
+    def _here(self, partitions: Sequence[int], options: ReadOptions) -> list[int]:
+        """Return those of *partitions* that can be read on this node."""
+        here = []
+        for partition in partitions:
+            with suppress(Unavailable):
+                self._ground.reader(PROFILE_STORE, partition, is_replica=options.is_replica)
+                here.append(partition)
+        return here
 
     async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> Proof:
         positions = self._ground.tokens.positions(options.position) if options.position is not None else None
         return await prove(self._node, options, positions, partitions, deadline)
 
-    def _served_by(self, reader: Reader, proof: Proof) -> ServedBy:
+    def _served_by(self, partition: int, reader: Reader, proof: Proof) -> ServedBy:
         """Return where an answer comes from. Raises LeaseExpired when it may not be given."""
         staleness_ms = proof.staleness_ms(reader)
         position = reader.positions[self._topics.profiles]
-        return ServedBy(self._node.node_id, self._node.role, position, staleness_ms, hops=0)
+        return ServedBy(self._node.node_id, self._node.role_of(partition), position, staleness_ms, hops=0)
+
+
+def oldest(origins: Sequence[ServedBy]) -> ServedBy | None:
+    """Return one origin for an answer that has several: the stalest, and among those the one farthest away."""
+    return max(origins, key=lambda origin: (origin.staleness_ms, origin.role, origin.hops), default=None)

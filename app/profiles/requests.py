@@ -38,12 +38,14 @@ class ReadOptions(NamedTuple):
     """How fresh a read has to be.
 
     `consistency`: `owner` or `strict`. `max_staleness_s`: the caller accepts a state that is at most that many seconds
-    old (None: he does not). `position`: the raw `Profile-Position` token that must be applied first.
+    old (None: he does not). `position`: the raw `Profile-Position` token that must be applied first. `is_replica`: read
+    what this node follows, and not only what it owns; routing sets it, never the caller.
     """
 
     consistency: str = OWNER
     max_staleness_s: float | None = None
     position: str | None = None
+    is_replica: bool = False
 
 
 PLAIN = ReadOptions()

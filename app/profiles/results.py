@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from streams.errors import NotOwner
 from streams.records import TopicPartition
 
 
@@ -54,11 +55,22 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of the list. `next_cursor` is None after the last."""
+    """One page of the list. `next_cursor` is None after the last. `missing`: the partitions that nobody could read, of
+    which nothing is on it; none unless the caller allowed it."""
 
     bodies: Sequence[bytes]
     next_cursor: str | None
     served_by: ServedBy
+    missing: Sequence[int] = ()
+
+
+class Scan(NamedTuple):
+    """The first rows of some partitions, by uid: pairs of uid and body. `partitions`: those that were looked at,
+    each of them whole, as far as the limit allows. `served_by` is of the oldest among them; None without any."""
+
+    rows: Sequence[tuple[bytes, bytes]]
+    partitions: Sequence[int]
+    served_by: ServedBy | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +154,11 @@ class WriteOutcomeUnknown(Rejection):
         super().__init__("the outcome is not known")
         self.uid = uid
         self.event_id = event_id
+
+
+class ClaimElsewhere(NotOwner):
+    """The e-mail is claimed for *uid*, whose profile is not on this node: its owner knows whether the claim holds."""
+
+    def __init__(self, uid: str, partition: int) -> None:
+        super().__init__("the profile of this claim belongs to another node", partition=partition)
+        self.uid = uid

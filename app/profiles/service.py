@@ -27,29 +27,43 @@ class ProfileService:
         random: RandomBytes,
         settings: ProfileSettings,
     ) -> None:
-        ground = Ground(node=node, topics=topics, settings=settings)
-        self._reads = Reads(ground, clock)
+        ground = self._ground = Ground(node=node, topics=topics, settings=settings)
+        self.reads = Reads(ground, clock)
         self._writes = Writes(ground, table=table, clock=clock, random=random)
 
     def get_now(self, uid: bytes) -> tuple[bytes, bytes, bytes] | None:
         """See Reads.get_now."""
-        return self._reads.get_now(uid)
+        return self.reads.get_now(uid)
 
     def search_now(self, email: str) -> tuple[bytes, bytes, bytes, bytes] | None:
         """See Reads.search_now."""
-        return self._reads.search_now(email)
+        return self.reads.search_now(email)
 
     async def get(self, uid: str, options: ReadOptions, deadline: Deadline) -> Read:
         """See Reads.get."""
-        return await self._reads.get(uid, options, deadline)
+        return await self.reads.get(uid, options, deadline)
 
     async def search(self, email: str, options: ReadOptions, deadline: Deadline) -> Read:
         """See Reads.search."""
-        return await self._reads.search(email, options, deadline)
+        return await self.reads.search(email, options, deadline)
 
-    async def page(self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline) -> Page:
-        """See Reads.page."""
-        return await self._reads.page(limit=limit, cursor=cursor, options=options, deadline=deadline)
+    async def get_claimed(self, uid: str, email: str, options: ReadOptions, deadline: Deadline) -> Read:
+        """See Reads.get_claimed."""
+        return await self.reads.get_claimed(uid, email, options, deadline)
+
+    def email_key(self, email: str) -> bytes:
+        """See Ground.email_key."""
+        return self._ground.email_key(email)
+
+    def create_key(self, document: object, idempotency_key: str | None) -> bytes | None:
+        """See Ground.create_key."""
+        return self._ground.create_key(document, idempotency_key)
+
+    async def page(
+        self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline, is_partial: bool
+    ) -> Page:
+        """See Reads.page. A node that is alone has no parts."""
+        return await self.reads.page(limit=limit, cursor=cursor, options=options, deadline=deadline)
 
     async def create(self, document: object, *, idempotency_key: str | None, deadline: Deadline) -> Written:
         """See Writes.create."""

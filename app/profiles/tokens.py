@@ -11,7 +11,6 @@ from binascii import Error as Base64Error
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from struct import Struct
-from typing import NamedTuple
 
 from app.profiles.results import BadCursor
 from app.profiles.uids import UID_LENGTH
@@ -26,14 +25,6 @@ _HEAD_SIZE = len(_FORM) + _IDENTITY_SIZE
 _MAC_SIZE = 16
 _MAX_LENGTH = 16 * 1024  # of a token's text; one of a write that touched 500 partitions is half of it
 _ENTRY = Struct(">BHQ")
-_CURSOR = Struct(f">H{UID_LENGTH}s")
-
-
-class Cursor(NamedTuple):
-    """Where a page ended: the last uid given out, and its partition."""
-
-    partition: int
-    uid: bytes
 
 
 class Tokens:
@@ -50,7 +41,7 @@ class Tokens:
         identity = sha256("\n".join(f"{topic}={topic_ids[topic]}" for topic in self._topics).encode()).digest()
         self._head = _FORM + identity[:_IDENTITY_SIZE]
         self._position_key = hmac.digest(secret, b"profiles position token 1", "sha256")
-        self._cursor_key = hmac.digest(secret, b"profiles list cursor 1", "sha256")
+        self._cursor_key = hmac.digest(secret, b"profiles list cursor 2", "sha256")
 
     def of_positions(self, positions: Mapping[TopicPartition, int]) -> str:
         """Return the token of *positions*: each offset is the next to be read."""
@@ -69,16 +60,16 @@ class Tokens:
             for number, partition, offset in _ENTRY.iter_unpack(content)
         }
 
-    def of_cursor(self, cursor: Cursor) -> str:
-        """Return the token of *cursor*."""
-        return self._sign(_CURSOR.pack(*cursor), self._cursor_key)
+    def of_cursor(self, uid: bytes) -> str:
+        """Return the token of a page that ended with *uid*. It names no partition, so no rebalance can outdate it."""
+        return self._sign(uid, self._cursor_key)
 
-    def cursor(self, token: str) -> Cursor:
+    def cursor(self, token: str) -> bytes:
         """Return what `of_cursor` was given. Raises BadCursor."""
-        content = self._verify(token, self._cursor_key, CURSOR_PARAMETER)
-        if len(content) != _CURSOR.size:
+        uid = self._verify(token, self._cursor_key, CURSOR_PARAMETER)
+        if len(uid) != UID_LENGTH:
             raise BadCursor(CURSOR_PARAMETER)
-        return Cursor(*_CURSOR.unpack(content))
+        return uid
 
     def _sign(self, content: bytes, key: bytes) -> str:
         signed = self._head + content

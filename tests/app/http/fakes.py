@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +85,21 @@ class FakeService:
                 return Read(self._stored(uid), SERVED_BY)
         raise ProfileNotFound(None, SERVED_BY)
 
-    async def page(self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline) -> Page:
+    async def get_claimed(self, uid: str, email: str, options: ReadOptions, deadline: Deadline) -> Read:
+        raise AssertionError("only a node of a cluster is asked this")
+
+    def email_key(self, email: str) -> bytes:
+        try:
+            return normalise(email).key
+        except InvalidEmail:
+            raise ValidationFailed([email_error()]) from None
+
+    def create_key(self, document: object, idempotency_key: str | None) -> bytes | None:
+        raise AssertionError("only a node of a cluster asks this")
+
+    async def page(
+        self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline, is_partial: bool
+    ) -> Page:
         self._note(options=options, deadline=deadline)
         uids = [uid for uid in sorted(self.profiles) if cursor is None or uid > cursor]
         following = uids[limit - 1] if len(uids) > limit else None
@@ -261,6 +276,8 @@ class Edge:
             clock=SystemClock(),
             metrics=self.metrics,
             request_timeout_s=10.0,
+            random=os.urandom,
+            cluster=None,
         )
 
     @property

@@ -5,11 +5,13 @@ from html import unescape
 
 import pytest
 
+from app.cluster.router import OwnerUnreachable
 from app.http.errors import MAX_RETRY_AFTER_S
 from app.http.problems import PROBLEMS
 from app.profiles import results
 from app.profiles.results import FieldError
 from streams import errors
+from streams.queries.peers import PeerUnreachable
 from tests.app.http.fakes import SERVED_BY, SERVED_BY_VALUE, UNKNOWN_UID, Edge
 
 TARGET = f"/api/profile/{UNKNOWN_UID}"
@@ -33,6 +35,8 @@ FAILURES: list[tuple[Exception, int, str, dict[str, object]]] = [
     (results.BadCursor("cursor"), 400, "bad-cursor", {"parameter": "cursor"}),
     (results.WriteOutcomeUnknown(UNKNOWN_UID, "e"), 504, "outcome-unknown", {"uid": UNKNOWN_UID, "event_id": "e"}),
     (errors.Restoring("x", partition=3, lag_records=9), 503, "restoring", {"partition": 3, "lag": 9}),
+    (OwnerUnreachable("x", partition=3), 503, "owner-unreachable", {"partition": 3}),
+    (PeerUnreachable("x"), 503, "owner-unreachable", {}),
     (errors.NotOwner("x", partition=3), 503, "ownership-unsettled", {"partition": 3}),
     (errors.LeaseExpired("x", partition=3), 503, "ownership-unsettled", {"partition": 3}),
     (errors.Fenced("x"), 503, "ownership-unsettled", {}),

@@ -171,7 +171,6 @@ class FakeNode:
 
     def __init__(self, state: State) -> None:
         self.node_id = "node-1"
-        self.role = "owner"
         self.state = state
         self.partitions = state.partitions
         self.topic_ids = TOPIC_IDS
@@ -183,6 +182,12 @@ class FakeNode:
 
     def reader(self, store: str, partition: int) -> FakeReader:
         return FakeReader(self, store, partition)
+
+    def replica(self, store: str, partition: int) -> FakeReader:
+        return FakeReader(self, store, partition)
+
+    def role_of(self, partition: int) -> str:
+        return "owner"
 
     async def barrier(self, partitions: Iterable[int], deadline: Deadline) -> None:
         self.barriers.append(list(partitions))

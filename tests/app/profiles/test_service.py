@@ -50,7 +50,7 @@ def test_created_profile_is_read_everywhere(world: World) -> None:
     uid = uid_of(written)
     read = run(world.service.get(uid, PLAIN, world.deadline))
     found = run(world.service.search("BOB1@MAIL.COM", PLAIN, world.deadline))
-    page = run(world.service.page(limit=10, cursor=None, options=PLAIN, deadline=world.deadline))
+    page = run(world.service.page(limit=10, cursor=None, options=PLAIN, deadline=world.deadline, is_partial=False))
     now = world.service.get_now(uid.encode())
     assert written.is_created
     assert read.profile == found.profile == written.profile
@@ -132,7 +132,7 @@ def test_strict_read_takes_the_barrier_first(world: World) -> None:
     uid = uid_of(create(world, "bob1@mail.com"))
     run(world.service.get(uid, STRICT, world.deadline))
     run(world.service.search("bob1@mail.com", STRICT, world.deadline))
-    run(world.service.page(limit=1, cursor=None, options=STRICT, deadline=world.deadline))
+    run(world.service.page(limit=1, cursor=None, options=STRICT, deadline=world.deadline, is_partial=False))
     assert world.node.barriers == [[partition_for(uid.encode(), 4)], [0, 1, 2, 3], [0, 1, 2, 3]]
 
 
@@ -146,7 +146,7 @@ def test_without_a_lease_the_hot_path_refuses_and_the_others_take_a_barrier(worl
         world.service.search_now("bob1@mail.com")
     read = run(world.service.get(uid, PLAIN, world.deadline))
     found = run(world.service.search("bob1@mail.com", PLAIN, world.deadline))
-    page = run(world.service.page(limit=1, cursor=None, options=PLAIN, deadline=world.deadline))
+    page = run(world.service.page(limit=1, cursor=None, options=PLAIN, deadline=world.deadline, is_partial=False))
     assert len(world.node.barriers) == 3
     assert {answer.served_by.staleness_ms for answer in (read, found, page)} == {0}
 
@@ -188,7 +188,9 @@ def test_pages_hold_every_profile_once(limit: int, count: int) -> None:
     seen: list[str] = []
     cursor = None
     while True:
-        page = run(world.service.page(limit=limit, cursor=cursor, options=PLAIN, deadline=world.deadline))
+        page = run(
+            world.service.page(limit=limit, cursor=cursor, options=PLAIN, deadline=world.deadline, is_partial=False)
+        )
         seen += [json.loads(body)["uid"] for body in page.bodies]
         cursor = page.next_cursor
         if cursor is None:
@@ -303,7 +305,7 @@ def test_failing_store_is_unavailable_and_damage_is_reported(
     monkeypatch.setattr(world.node, "reader", lambda store, partition: Failing(world.node, store, partition))
     for call in (
         world.service.get(uid, PLAIN, world.deadline),
-        world.service.page(limit=5, cursor=None, options=PLAIN, deadline=world.deadline),
+        world.service.page(limit=5, cursor=None, options=PLAIN, deadline=world.deadline, is_partial=False),
     ):
         with pytest.raises(Unavailable):
             run(call)

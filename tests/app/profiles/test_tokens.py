@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.profiles.results import BadCursor
-from app.profiles.tokens import Cursor, Tokens
+from app.profiles.tokens import Tokens
 from streams.records import TopicPartition
 from tests.app.profiles.fakes import NAMES, SECRET, TOPIC_IDS
 
 TOKENS = Tokens(secret=SECRET, topic_ids=TOPIC_IDS)
 POSITIONS = {TopicPartition(NAMES.profiles, 3): 17, TopicPartition(NAMES.emails, 0): 2**63}
-CURSOR = Cursor(5, b"74292b21-0fbb-4f1d-a18f-fa80f947fa5d")
+CURSOR = b"74292b21-0fbb-4f1d-a18f-fa80f947fa5d"
 
 
 def test_tokens_give_back_what_they_were_made_of() -> None:

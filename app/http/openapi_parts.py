@@ -1,0 +1,66 @@
+"""Parts of the OpenAPI document that have names: the parameters of requests and the headers of answers. Values only."""
+
+from typing import Any
+
+from app.http.metadata import STORES
+from app.http.ops import QUARANTINE_LIMIT
+from app.http.problems import PROBLEMS
+from app.http.profiles import DEFAULT_LIMIT, MAX_LIMIT
+
+Document = dict[str, Any]
+
+RESPONSE_HEADERS = {
+    "ETag": "The version of the profile in quotes; to be sent back in If-Match or If-None-Match.",
+    "Location": "The path of the new profile.",
+    "Content-Location": "The path of the profile that was found.",
+    "Link": 'The next page, with rel="next".',
+    "Profile-Position": "An opaque token of the write; a read that carries it sees the write or a later state.",
+    "Profile-Served-By": "Where a read came from: node; role; position; staleness-ms; hops.",
+    "Profile-Explain": "With explain=1: each step of the read, and the ms that it took.",
+    "Via": "The node that answered, when it was not the one that was asked.",
+    "Preference-Applied": "Which preferences of Prefer were honoured.",
+    "Retry-After": "Seconds to wait before the same request is sent again.",
+    "X-Request-Id": "The id of the request, as the client sent it or made here.",
+}
+
+
+def parameters() -> dict[str, Document]:
+    """Return every parameter of a request, by the name of its component."""
+
+    def header(name: str, description: str, **schema: Any) -> Document:
+        return {"in": "header", "name": name, "description": description, "schema": {"type": "string", **schema}}
+
+    def query(name: str, description: str, *, required: bool = False, **schema: Any) -> Document:
+        return {
+            "in": "query",
+            "name": name,
+            "description": description,
+            "required": required,
+            "schema": {"type": "string", **schema},
+        }
+
+    return {
+        "uid": {"in": "path", "name": "uid", "required": True, "schema": {"type": "string", "format": "uuid"}},
+        "slug": {"in": "path", "name": "slug", "required": True, "schema": {"type": "string", "enum": list(PROBLEMS)}},
+        "email": query("email", "The address to find; write + as %2B.", required=True),
+        "limit": query(
+            "limit", "Profiles on a page.", type="integer", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT
+        ),
+        "records": query("limit", "Records to list.", type="integer", minimum=1, maximum=QUARANTINE_LIMIT, default=100),
+        "cursor": query("cursor", "`next` of the page before."),
+        "consistency": query("consistency", "Who may answer a read.", enum=["owner", "strict"], default="owner"),
+        "partial": query("partial", "Leave out what nobody can read now, and name it.", enum=["true", "false"]),
+        "explain": query("explain", "Say in Profile-Explain what happened to the request.", enum=["1"]),
+        "store": {"in": "path", "name": "store", "required": True, "schema": {"type": "string", "enum": list(STORES)}},
+        "key": {"in": "path", "name": "key", "required": True, "schema": {"type": "string"}},
+        "verbose": query("verbose", "Show the tasks of a ready node, too."),
+        "IfMatch": header("If-Match", "The versions that the request is for, or *."),
+        "IfNoneMatch": header("If-None-Match", "The versions that the client has: 304 if one is current."),
+        "Prefer": header("Prefer", "`return=minimal` (writes), `max-staleness=<seconds>` (reads); RFC 7240."),
+        "Position": header("Profile-Position", "The token of a write that the read must see."),
+        "IdempotencyKey": header(
+            "Idempotency-Key", 'A string in quotes ("..."): a repeated create with it gets the first outcome.'
+        ),
+        "RequestTimeout": header("Request-Timeout", "Seconds after which the client stops to wait; at most 10."),
+        "RequestId": header("X-Request-Id", "An id for logs; made here when absent, strange or above 128 characters."),
+    }
