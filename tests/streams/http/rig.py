@@ -17,6 +17,7 @@ from streams.queries.peers import Caller, Headers, PeerReply, PeerRequest
 SECRET = b"a secret of the tests"
 LOCAL = "http://127.0.0.1:1"
 CLOCK = SystemClock()
+QUICK = PeerSettings(ping_interval_s=0.05)
 
 
 def keys_of(secret: bytes = SECRET) -> Keys:
@@ -83,7 +84,7 @@ class Server:
                 if not is_ping:
                     await asyncio.sleep(self.delay_s)
                 writer.write(encode(await self.answer(request, writer.get_extra_info("peername")[0])))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             self._writers.discard(writer)
@@ -144,7 +145,7 @@ async def start_node(
     secret: bytes = SECRET,
     operations: Mapping[str, Operation] = {},
     positions: Mapping[int, int] = {},
-    settings: PeerSettings = PeerSettings(ping_interval_s=0.05),
+    settings: PeerSettings = QUICK,
     clock: Clock = CLOCK,
     port: int = 0,
 ) -> Node:
