@@ -39,6 +39,7 @@ class ClusterListing:
         """Return up to *limit* profiles after *cursor*, by uid, over all nodes. Each node gives *limit* rows and one
         more at most, however many partitions it has. Raises BadCursor, OwnerUnreachable, Unavailable."""
         start = self._reads.start_of(cursor)
+        self._reads.positions_of(options)
         missing = set(range(self._node.partitions))
         excluded: set[str] = set()
         scans: list[Scan] = []

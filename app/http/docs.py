@@ -12,6 +12,7 @@ import orjson
 from falcon.asgi import Request, Response
 
 from app.http import openapi
+from app.http.openapi_parts import Document
 from app.http.problems import PROBLEMS, Problem, ProblemType
 from app.http.profiles import MEDIA_JSON
 
@@ -116,7 +117,7 @@ def _render_problem(kind: ProblemType) -> str:
     )
 
 
-def _render(document: openapi.Document) -> str:
+def _render(document: Document) -> str:
     parts = [f"<p>{_text(document['info']['description'])} Version {escape(document['info']['version'])}. "]
     parts.append("<a href='/api/openapi.json'>OpenAPI document</a></p>")
     for path, item in document["paths"].items():
@@ -139,7 +140,7 @@ def _render(document: openapi.Document) -> str:
     return "".join(parts)
 
 
-def _render_operation(method: str, operation: dict[str, Any], document: openapi.Document) -> str:
+def _render_operation(method: str, operation: dict[str, Any], document: Document) -> str:
     known = document["components"]["parameters"]
     rows = []
     for reference in operation["parameters"]:

@@ -33,7 +33,7 @@ class Metadata:
             resp,
             {
                 "epoch": view.epoch,
-                "nodes": metadata.nodes(view, cluster.peers.is_suspected) if cluster is not None else [],
+                "nodes": metadata.nodes(view, _is_suspected(cluster)) if cluster is not None else [],
                 "stores": STORES,
                 "partitions": _partitions(cluster, None),
             },
@@ -75,7 +75,12 @@ def _partitions(cluster: Cluster | None, only: int | None) -> list[dict[str, Any
     if cluster is None:
         return []
     numbers = range(cluster.node.partitions) if only is None else (only,)
-    return metadata.partitions(cluster.node.view, numbers, cluster.positions_of, cluster.peers.is_suspected)
+    return metadata.partitions(cluster.node.view, numbers, cluster.positions_of, _is_suspected(cluster))
+
+
+def _is_suspected(cluster: Cluster) -> Callable[[str], bool]:
+    own_id = cluster.node.info.node_id  # which nobody pings
+    return lambda node_id: node_id != own_id and cluster.peers.is_suspected(node_id)
 
 
 def _known(store: str) -> str:

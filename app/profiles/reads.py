@@ -4,7 +4,7 @@ No HTTP here. Everything runs on the event loop; what blocks (scans) goes to a t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from heapq import merge
 from itertools import islice
@@ -20,6 +20,7 @@ from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
 from streams.clock import Clock, Deadline
 from streams.errors import LeaseExpired, NotOwner, StoreError, Unavailable
 from streams.partitioner import partition_for
+from streams.records import TopicPartition
 
 MAX_PAGE = 500
 
@@ -213,8 +214,11 @@ class Reads:
         return here
 
     async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> Proof:
-        positions = self._ground.tokens.positions(options.position) if options.position is not None else None
-        return await prove(self._node, options, positions, partitions, deadline)
+        return await prove(self._node, options, self.positions_of(options), partitions, deadline)
+
+    def positions_of(self, options: ReadOptions) -> Mapping[TopicPartition, int] | None:
+        """Return what the caller's position token names, None without one. Raises BadCursor, Unavailable."""
+        return self._ground.tokens.positions(options.position) if options.position is not None else None
 
     def _served_by(self, partition: int, reader: Reader, proof: Proof) -> ServedBy:
         """Return where an answer comes from. Raises LeaseExpired when it may not be given."""

@@ -1,0 +1,202 @@
+"""Reads that many nodes answer together: batches of plain reads, the list over all nodes, and the map."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from app.cluster.batches import MAX_BATCH
+from app.cluster.wire import decode_keys
+from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
+from streams.partitioner import partition_for
+from tests.app.http.cluster import PARTITIONS, Member, Nodes
+from tests.app.http.fakes import UNKNOWN_UID, Answer
+
+
+@pytest.fixture
+def nodes() -> Nodes:
+    return Nodes()
+
+
+def fill(nodes: Nodes, count: int) -> list[str]:
+    """Create profiles through all nodes in turn and return their uids in order."""
+    uids = []
+    for number in range(count):
+        answer = nodes["abc"[number % 3]].request(
+            "POST", "/api/profile", json={"username": "bob", "email": f"bob{number}@mail.com"}
+        )
+        uids.append(answer.json["uid"])
+    return sorted(uids)
+
+
+def get_together(member: Member, targets: list[str]) -> list[int]:
+    """Send plain GETs within one turn of the loop; return their statuses."""
+
+    async def one(target: str) -> int:
+        path, _, query = target.partition("?")
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode(),
+            "query_string": query.encode(), "headers": [(b"host", b"x")], "client": ("127.0.0.1", 1),
+            "scheme": "http", "root_path": "", "server": ("127.0.0.1", 1), "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        await member.api(scope, receive, send)
+        status: int = sent[0]["status"]
+        return status
+
+    async def everything() -> list[int]:
+        return list(await asyncio.gather(*(one(target) for target in targets)))
+
+    return asyncio.run(everything())
+
+
+def owned_by(owner: str, uids: list[str]) -> list[str]:
+    return [uid for uid in uids if "abcabc"[partition_for(uid.encode(), PARTITIONS)] == owner]
+
+
+def test_reads_that_come_together_travel_together(nodes: Nodes) -> None:
+    """Hundreds of plain GETs for one owner need a few calls, none larger than the bound; searches go along."""
+    uids = owned_by("a", fill(nodes, 60))
+    member = nodes["b"]
+    member.called.clear()
+    targets = [f"/api/profile/{uid}" for uid in uids] * (600 // len(uids))
+    assert set(get_together(member, targets)) == {200}
+    sizes = [len(decode_keys(body)) for _, _, body in member.called]
+    assert sum(sizes) == len(targets)
+    assert max(sizes) <= MAX_BATCH
+    assert len(sizes) <= 4
+    member.called.clear()
+    emails = [f"bob{number}@mail.com" for number in range(60)]
+    its = [email for email in emails if partition_for(email.encode(), PARTITIONS) in (0, 3)]
+    assert set(get_together(member, [f"/api/search?email={email}" for email in its])) == {200}
+    assert len(member.called) == 1
+
+
+def test_what_is_not_found_in_a_batch_takes_the_long_way(nodes: Nodes) -> None:
+    """A missing profile is asked for again by the ordinary path, which proves that it is missing."""
+    uids = fill(nodes, 12)
+    owner = "abcabc"[partition_for(UNKNOWN_UID.encode(), PARTITIONS)]
+    member = nodes["b" if owner == "a" else "a"]
+    member.sent.clear()
+    there = [f"/api/profile/{uid}" for uid in owned_by(owner, uids)]
+    statuses = get_together(member, [*there, f"/api/profile/{UNKNOWN_UID}"])
+    assert statuses == [200] * len(there) + [404]
+    assert len(member.sent) == 1
+
+
+def test_batch_that_makes_no_sense_is_refused(nodes: Nodes) -> None:
+    """Too many keys, or bytes that are none: the caller learns that nothing was done."""
+    operation = nodes["a"].operations["read"]
+    for body in (b"\x00", b"\x00\x01x" * (MAX_BATCH + 1)):
+        with pytest.raises(Exception, match=r"no sense|too many"):
+            asyncio.run(operation(body, None))  # type: ignore[arg-type]
+
+
+def walk(member: Member, limit: int, query: str = "") -> tuple[list[str], list[Answer]]:
+    """Return all uids of the list in their order, and the pages."""
+    uids: list[str] = []
+    pages = []
+    cursor = ""
+    while True:
+        page = member.request("GET", f"/api/profile?limit={limit}{query}" + (f"&cursor={cursor}" if cursor else ""))
+        assert page.status == 200
+        pages.append(page)
+        uids += [item["uid"] for item in page.json["items"]]
+        cursor = page.json["next"]
+        if cursor is None:
+            return uids, pages
+
+
+@pytest.mark.parametrize("limit", [1, 4, 7, 100])
+def test_list_holds_every_profile_once_in_order(nodes: Nodes, limit: int) -> None:
+    """Whichever node is asked, by uid over all partitions, in full pages but for the last."""
+    uids = fill(nodes, 20)
+    for name in "abc":
+        found, pages = walk(nodes[name], limit)
+        assert found == uids
+        assert all(len(page.json["items"]) == limit for page in pages[:-1])
+    assert {operation for _, operation, _ in nodes["a"].called} <= {"scan", "read"}
+    assert sum(operation == "scan" for _, operation, _ in nodes["a"].called) == 2 * -(-20 // limit)
+
+
+def test_cursor_survives_a_rebalance_and_another_node(nodes: Nodes) -> None:
+    """A walk goes on over another map, at another node, without losing or repeating anything."""
+    uids = fill(nodes, 20)
+    first = nodes["a"].request("GET", "/api/profile?limit=7")
+    nodes.place(["b", "c", "a"] * 2, ["c", "a", "b"] * 2, epoch=2)
+    rest = nodes["c"].request("GET", f"/api/profile?limit=100&cursor={first.json['next']}")
+    assert [item["uid"] for page in (first, rest) for item in page.json["items"]] == uids
+
+
+def test_list_fails_over_to_followers(nodes: Nodes) -> None:
+    """A node that is away is replaced by who follows its partitions, behind a barrier."""
+    uids = fill(nodes, 20)
+    nodes["a"].unreachable.add("b")
+    assert walk(nodes["a"], 100)[0] == uids
+    nodes["a"].suspected.add("b")
+    assert walk(nodes["a"], 100)[0] == uids
+    assert nodes["c"].cluster_node.barriers
+
+
+def test_missing_partition_is_an_error_or_is_named(nodes: Nodes) -> None:
+    """Never a page that looks whole: 503, or with partial=true the partitions that are not on it."""
+    uids = fill(nodes, 20)
+    nodes.place(["a", "b", "c"] * 2, ["b", None, "a"] * 2, epoch=2)
+    nodes["a"].unreachable.add("b")
+    whole = nodes["a"].request("GET", "/api/profile")
+    assert (whole.status, whole.slug) == (503, "owner-unreachable")
+    found, pages = walk(nodes["a"], 5, "&partial=true")
+    assert found == [uid for uid in uids if partition_for(uid.encode(), PARTITIONS) not in (1, 4)]
+    assert {tuple(page.json["missing"]) for page in pages} == {(1, 4)}
+    assert "partial=true" in pages[0]["Link"]
+    assert nodes["c"].request("GET", "/api/profile?partial=true").json["missing"] == []
+    assert nodes["c"].request("GET", "/api/profile?partial=maybe").status == 400
+
+
+@pytest.mark.parametrize("headers", [{"Profile-Position": "made up"}, {}])
+def test_what_nobody_gave_out_is_refused_before_anybody_is_asked(nodes: Nodes, headers: dict[str, str]) -> None:
+    """A forged cursor or position is the client's fault and no other node's trouble."""
+    query = "" if headers else "?cursor=AAAA"
+    answer = nodes["a"].request("GET", "/api/profile" + query, headers)
+    assert (answer.status, answer.slug) == (400, "bad-cursor")
+    assert nodes["a"].called == []
+
+
+def test_the_map_tells_who_has_what(nodes: Nodes) -> None:
+    """Nodes, and for each partition its owner and followers, how far each is, and who is suspected."""
+    nodes["b"].suspected.add("c")
+    document = nodes["b"].request("GET", "/metadata").json
+    assert document["epoch"] == 1
+    assert [(node["node_id"], node["suspected"]) for node in document["nodes"]] == [
+        ("a", False), ("b", False), ("c", True),
+    ]  # fmt: skip
+    assert [partition["owner"] for partition in document["partitions"]] == ["a", "b", "c"] * 2
+    first = document["partitions"][0]["instances"]
+    assert [(one["node_id"], one["role"], one["position"], one["lag"]) for one in first] == [
+        ("a", "owner", 7, 0), ("b", "standby", None, None),
+    ]  # fmt: skip
+    store = nodes["b"].request("GET", f"/metadata/stores/{PROFILE_STORE}").json
+    assert store["partitions"] == document["partitions"]
+
+
+def test_the_map_finds_the_place_of_a_key(nodes: Nodes) -> None:
+    """By uid, and by e-mail in any spelling, without repeating it; 404 for a store that does not exist."""
+    for store, key, name in (
+        (PROFILE_STORE, UNKNOWN_UID, UNKNOWN_UID.encode()),
+        (SEARCH_STORE, "BOB1@mail.com", b"bob1@mail.com"),
+    ):
+        answer = nodes["a"].request("GET", f"/metadata/stores/{store}/key/{key}")
+        document = answer.json
+        assert document["partition"] == partition_for(name, PARTITIONS)
+        assert document["instances"][0]["node_id"] == "abc"[document["partition"] % 3]
+        assert key not in json.dumps(document)
+    assert nodes["a"].request("GET", "/metadata/stores/nothing").status == 404
+    assert nodes["a"].request("GET", "/metadata/stores/nothing/key/x").status == 404
