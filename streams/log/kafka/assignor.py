@@ -164,6 +164,14 @@ def decode_view(data: bytes | None) -> ClusterView:
         raise ValueError(f"not a view of a cluster: {error}") from error
 
 
+def view_of_assignment(data: bytes) -> ClusterView | None:
+    """Return the map in a member's encoded assignment, None if there is none that can be read."""
+    try:
+        return decode_view(ConsumerProtocolAssignment.decode(data).user_data)
+    except Exception:  # noqa: BLE001  # kafka-python's decoder raises whatever the bytes make it.
+        return None
+
+
 def _decompress(data: bytes | None) -> bytes:
     if not data:
         raise ValueError("it says nothing")

@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 #: Taken off the lease: what a clock of ours may lag behind the coordinator's, and the time to send an answer.
 LEASE_MARGIN_S = 0.5
-#: While joined, `poll` is called with no wait of its own: it would spin as long as a heartbeat is overdue.
+#: How late a member at rest learns that it has to join again, after its heartbeat.
 _POLL_INTERVAL_S = 0.05
-#: And while joining this bounds how late the end of a join is seen: `poll` goes on waiting after it.
-_JOIN_POLL_MS = 100
+#: While joining: how late it learns that it has to stop. It sees the end of the join at once.
+_JOIN_POLL_MS = 500
 _MEMBER_FILE = "kafka-member"
 
 
@@ -108,18 +108,11 @@ class KafkaMembership:
                 if self._consumer is None:
                     self._join()
                 assert self._consumer is not None
-                is_stable = self._consumer.group_metadata().state == MemberState.STABLE
-                if is_stable and self._must_rejoin.is_set():
-                    self._must_rejoin.clear()
-                    self._assignor.insist()
-                    self._consumer._coordinator.request_rejoin()
-                self._consumer.poll(timeout_ms=0 if is_stable else _JOIN_POLL_MS)
-                _resume_join(self._consumer)
-                self._report(self._consumer)
+                if not self._poll(self._consumer):
+                    continue
                 self._is_known_broken = False
                 self._backoff.reset()
-                if is_stable:
-                    self._must_stop.wait(_POLL_INTERVAL_S)
+                self._must_stop.wait(_POLL_INTERVAL_S)
             except Exception as error:  # noqa: BLE001  # Whatever it is: nothing is owned, and a new member joins.
                 if not self._is_known_broken:
                     logger.warning("kafka_membership_restarts", extra={"reason": f"{type(error).__name__}: {error}"})
@@ -127,6 +120,24 @@ class KafkaMembership:
                 self._close(Deadline.after(1.0, self._clock))
                 self._must_stop.wait(self._backoff.next_s())
         self._close(self._deadline or Deadline.after(1.0, self._clock))
+
+    def _poll(self, consumer: KafkaConsumer) -> bool:
+        """Go on with a join, or see whether one is needed; report one that has completed. Return whether the member is
+        at rest now.
+
+        Not `KafkaConsumer.poll`, which goes on waiting for records after a join. While joining there must be no pause:
+        kafka-python forgets a join that completes while nobody waits for it, and begins another one, so that the whole
+        group forms one more generation.
+        """
+        coordinator = consumer._coordinator
+        if self._must_rejoin.is_set() and consumer.group_metadata().state == MemberState.STABLE:
+            self._must_rejoin.clear()
+            self._assignor.insist()
+            coordinator.request_rejoin()
+        coordinator.poll(timeout_ms=_JOIN_POLL_MS if coordinator.need_rejoin() else 0)
+        _resume_join(consumer)
+        self._report(consumer)
+        return consumer.group_metadata().state == MemberState.STABLE and not coordinator.need_rejoin()
 
     def _join(self) -> None:
         self._lease.end()

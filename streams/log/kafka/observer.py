@@ -12,7 +12,7 @@ from streams.clock import Clock, Deadline
 from streams.cluster import NOWHERE, ClusterView, Placement
 from streams.errors import LogUnavailable
 from streams.log.base import OwnershipListener
-from streams.log.kafka.assignor import decode_view
+from streams.log.kafka.assignor import view_of_assignment
 from streams.log.kafka.topics import Topics
 
 logger = logging.getLogger(__name__)
@@ -73,12 +73,5 @@ class KafkaObserver:
         self._is_known_broken = False
         if assignments == []:
             return replace(self._view, nodes={}, placements=tuple(Placement(None) for _ in self._view.placements))
-        views = [view for data in assignments or () if (view := _decoded(data)) is not None]
+        views = [view for data in assignments or () if (view := view_of_assignment(data)) is not None]
         return max(views, key=lambda view: view.epoch, default=None)
-
-
-def _decoded(data: bytes) -> ClusterView | None:
-    try:
-        return decode_view(data)
-    except ValueError:
-        return None

@@ -14,13 +14,16 @@ from kafka import KafkaAdminClient
 from kafka import TopicPartition as KafkaTopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
 from kafka.errors import (
+    GroupIdNotFoundError,
     InvalidPartitionsError,
     InvalidReplicationFactorError,
     KafkaError,
     PolicyViolationError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
+    for_code,
 )
+from kafka.protocol.admin import DescribeGroupsRequest
 
 from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable, TopicMismatch
@@ -97,17 +100,12 @@ class Topics:
         return [one.transactional_id for listings in found.values() for one in listings]
 
     def assignments(self, group: str, deadline: Deadline) -> list[bytes] | None:
-        """Return what the leader of *group* sent to each member with its partitions; None while the group is not
-        stable, empty when it has no members. Raises LogUnavailable."""
-        answer = self._ask(lambda admin: admin.describe_groups([group]), deadline, "describe the group")
-        found = answer[group]
-        if found["group_state"] not in ("Stable", "Empty", "Dead"):
+        """Return the encoded assignment of each member of *group*; None while the group is not stable, empty when it
+        has no members. Raises LogUnavailable."""
+        found = self._ask(lambda admin: admin._manager.run(_describe, admin, group), deadline, "describe the group")
+        if found.group_state not in ("Stable", "Empty", "Dead"):
             return None
-        return [
-            assigned.get("user_data") or b""
-            for member in found["members"]
-            if isinstance(assigned := member["member_assignment"], dict)
-        ]
+        return [member.member_assignment for member in found.members]
 
     def remove_member(self, group: str, member_id: str) -> None:
         """Take *member_id* out of *group*; nothing happens when it is not in there. Raises KafkaError or
@@ -187,6 +185,17 @@ def _is_ready(topic: Mapping[str, Any]) -> bool:
 
 def _create(requests: Mapping[str, Any], admin: KafkaAdminClient) -> Any:
     return admin.create_topics(dict(requests))
+
+
+async def _describe(admin: Any, group: str) -> Any:
+    """Ask for the description of *group*. `KafkaAdminClient.describe_groups` turns bytes into text that cannot be
+    turned back."""
+    coordinators = await admin._find_coordinator_ids([group])
+    response = await admin._manager.send(DescribeGroupsRequest(groups=[group]), node_id=coordinators[group])
+    found = response.groups[0]
+    if found.error_code not in (0, GroupIdNotFoundError.errno):
+        raise for_code(found.error_code)(found.error_message)
+    return found
 
 
 def _new_topic(spec: TopicSpec, brokers: int) -> dict[str, Any]:
