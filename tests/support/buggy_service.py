@@ -35,6 +35,7 @@ from streams.runtime.group import Group, GroupView
 from streams.runtime.section import WriteSection
 from streams.runtime.task import StreamTask
 from streams.stores.rocksdb import RocksBatch, RocksTaskStore
+from tests.support.cluster_bugs import CLUSTER_BUGS
 
 _SLOW_APPEND_S = 0.8  # longer than a request of the test may take, with its grace
 
@@ -237,7 +238,7 @@ BUGS: Mapping[str, Callable[[], None]] = {
         slow_append,
         slow_apply,
     )
-}
+} | CLUSTER_BUGS
 
 if __name__ == "__main__":
     for bug in sys.argv[1].split(","):
