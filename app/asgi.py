@@ -52,7 +52,7 @@ class Lifespan:
             return
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
-        await asyncio.to_thread(self._assembly.stop, Deadline.after(_STOP_S, self._assembly.clock))
+        await self._assembly.stop(Deadline.after(_STOP_S, self._assembly.clock))
         if self._assembly.fatal_error is not None:
             state[START_ERROR] = self._assembly.fatal_error
         await send({"type": "lifespan.shutdown.complete"})
@@ -65,7 +65,7 @@ class Lifespan:
         deadline = Deadline.after(_START_LOOK_S, assembly.clock)
         while not deadline.has_passed(assembly.clock):
             if assembly.fatal_error is not None:
-                await asyncio.to_thread(assembly.stop, deadline)
+                await assembly.stop(deadline)
                 return assembly.fatal_error
             if assembly.node.thread.partitions:
                 return None

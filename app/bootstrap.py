@@ -4,6 +4,7 @@ Nothing runs before `Assembly.start`; what is opened here (the state directory's
 `Assembly.stop`.
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+from app.cluster.assembly import Cluster, join
+from app.cluster.attendance import Attendance
+from app.cluster.operations import read_operations
 from app.config import AppConfig
 from app.http.api import create_api
 from app.http.entry import Entry
@@ -26,6 +30,9 @@ from streams.clock import Clock, Deadline, SystemClock
 from streams.config import RuntimeConfig
 from streams.errors import StreamsError
 from streams.files import write_durably
+from streams.http.gate import Operation, PeerGate
+from streams.http.peers import HttpPeers
+from streams.http.signing import derive_keys
 from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicSpec
 from streams.log.kafka import KafkaLog, KafkaSettings
@@ -55,6 +62,7 @@ class Assembly:
         metrics: Metrics,
         clock: Clock,
         lock: DirectoryLock,
+        attendance: Attendance | None,
     ) -> None:
         self.node = node
         self.api = api
@@ -63,14 +71,19 @@ class Assembly:
         #: Why the node gave up, once it did.
         self.fatal_error: BaseException | None = None
         self._lock = lock
+        self._attendance = attendance
 
     def start(self) -> None:
-        """Start the node in the background."""
+        """Start the node in the background, and on the running event loop what watches the others."""
         self.node.start()
+        if self._attendance is not None:
+            self._attendance.start()
 
-    def stop(self, deadline: Deadline) -> None:
-        """Drain, commit, leave, close, in this order; blocks until *deadline* at most. Idempotent."""
-        self.node.stop(deadline)
+    async def stop(self, deadline: Deadline) -> None:
+        """Drain, commit, leave, close, in this order; returns at *deadline* at the latest. Idempotent."""
+        await asyncio.to_thread(self.node.stop, deadline)
+        if self._attendance is not None:
+            await self._attendance.stop()
         self._lock.release()
 
     def give_up(self, error: BaseException) -> None:
@@ -130,6 +143,7 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             idempotency_ttl_ms=config.idempotency_ttl_ms,
         ),
     )
+    attendance, cluster = (None, None) if config.is_embedded else _join(config, node, service, clock)
     assembly = Assembly(
         node=node,
         api=create_api(
@@ -139,14 +153,39 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             metrics=metrics,
             request_timeout_s=config.request_timeout_ms / 1000,
             random=os.urandom,
-            cluster=None,
+            cluster=cluster,
         ),
         metrics=metrics,
         clock=clock,
         lock=lock,
+        attendance=attendance,
     )
     fatal.append(assembly)
     return assembly
+
+
+def _join(config: AppConfig, node: StreamsNode, service: ProfileService, clock: Clock) -> tuple[Attendance, Cluster]:
+    """Put together what this node needs to be one of several."""
+    keys = derive_keys(
+        (config.cluster_secret or "").encode(),
+        application_id=config.application_id,
+        own_address=config.application_server,
+    )
+    peers = HttpPeers(node=node.info, keys=keys, clock=clock, offer_view=node.offer_view)
+    attendance = Attendance(node=node, peers=peers, own_positions=node.positions, clock=clock)
+    operations = read_operations(service.reads)
+    gate = PeerGate(
+        node=node.info,
+        keys=keys,
+        clock=clock,
+        get_view=lambda: node.view,
+        get_positions=node.positions,
+        operations={name: Operation(run) for name, run in operations.items()},
+    )
+    cluster = join(
+        node=node, peers=peers, gate=gate, reads=service.reads, clock=clock, positions_of=attendance.positions_of
+    )
+    return attendance, cluster
 
 
 def lock_state_dir(config: AppConfig) -> DirectoryLock:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from app.settings import KAFKA_PREFIX, PREFIX, SETTINGS, Setting
 from streams.errors import ConfigError
@@ -176,6 +177,12 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> list
             f"PROFILES_APPLICATION_SERVER is empty, but must be http://host:port, since PROFILES_BIND is "
             f"{values['bind']}, which is no address that another node could use"
         )
+    address = values["application_server"] or f"http://{_authority(values['bind'], values['port'])}"
+    if is_kafka and values["cluster_secret"] is None and not _is_loopback(address):
+        faults.append(
+            f"PROFILES_CLUSTER_SECRET is empty, but must be set, since other machines reach this node at {address}: "
+            f"nodes sign with it what they ask of each other"
+        )
     if not is_kafka:
         faults += [
             f"{name} is set, but PROFILES_BOOTSTRAP_SERVERS is empty: the embedded log has one node only"
@@ -199,6 +206,14 @@ def _is_wildcard(bind: str) -> bool:
         return ipaddress.ip_address(bind).is_unspecified
     except ValueError:
         return False
+
+
+def _is_loopback(address: str) -> bool:
+    name = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def _is_secret(option: str) -> bool:

@@ -4,31 +4,29 @@ Commands that need the stores hold the state directory's lock meanwhile, so that
 """
 
 import argparse
-import http.client
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from app import maintenance
 from app.asgi import create_app
 from app.bootstrap import lock_state_dir, open_log, open_stores, topics_of, topology_of
+from app.cli.cluster import ask
 from app.config import AppConfig
 from app.profiles.topology import STORE_FORMAT
 from app.server.serving import serve
 from streams.clock import Deadline, SystemClock
-from streams.errors import StoreLocked, StreamsError
+from streams.errors import StoreLocked
 from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicInfo, TopicSpec
 from streams.runtime.task import QUARANTINE_STORE
 
 _LOG_TIMEOUT_S = 30.0
-_HTTP_TIMEOUT_S = 10.0
 
 
 def run(config: AppConfig, _options: argparse.Namespace) -> int:
@@ -115,7 +113,7 @@ def quarantine(config: AppConfig, options: argparse.Namespace) -> int:
         holder = DirectoryLock(config.state_dir).holder()
         if holder is None or not holder.note.startswith("http"):
             raise
-        entries = _ask_node(holder.note, options.limit)
+        entries = list(ask(holder.note, f"/quarantine?limit={options.limit}")["items"])
     if options.json:
         _print_json(entries)
         return 0
@@ -143,22 +141,6 @@ def _quarantine_of_stores(config: AppConfig, limit: int) -> list[dict[str, Any]]
             if len(entries) >= limit:
                 break
     return entries
-
-
-def _ask_node(url: str, limit: int) -> list[dict[str, Any]]:
-    place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=_HTTP_TIMEOUT_S)
-    try:
-        connection.request("GET", f"/quarantine?limit={limit}")
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise StreamsError(f"the node at {url} answered {response.status}")
-        return list(json.loads(body)["items"])
-    except (http.client.HTTPException, ValueError, KeyError) as error:
-        raise StreamsError(f"the node at {url} did not answer as expected: {error}") from error
-    finally:
-        connection.close()
 
 
 @contextmanager

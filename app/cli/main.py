@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from app.cli import commands
+from app.cli import cluster, commands
 from app.config import AppConfig
 from app.observability import logs
 from streams.errors import StreamsError
@@ -94,6 +94,15 @@ def build_parser() -> argparse.ArgumentParser:
         "The log is not touched, so nothing is lost.\n\nexample:\n  python -m app rebuild --task 3",
     )
     rebuild.add_argument("--task", type=int, action="append", metavar="N", help="only this partition; may be repeated")
+    members = _add(
+        subparsers,
+        "cluster",
+        cluster.show_cluster,
+        "print the nodes, who owns and who follows which partition, and how far behind",
+        "Asks a running node; exit code 1 when a partition has no owner or a node does not answer.\n\n"
+        "example:\n  python -m app cluster --url http://node-2:8080",
+    )
+    members.add_argument("--url", metavar="URL", help="of the node to ask (default: the one of these settings)")
     quarantine = _add(
         subparsers,
         "quarantine",

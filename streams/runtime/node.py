@@ -122,6 +122,15 @@ class StreamsNode:
         """Say whether this node owns *partition*, whether or not it can serve it yet. Any thread."""
         return partition in self.thread.owned
 
+    def follows(self, partition: int) -> bool:
+        """Say whether this node has an open copy of *partition*, owned or not. Any thread."""
+        task = self.thread.tasks.get(partition)
+        return task is not None and not task.is_closed
+
+    def positions(self) -> Mapping[int, int]:
+        """Return how far each copy here is; see `streams.cluster.Member.positions`. Any thread."""
+        return self._member.positions()
+
     def role_of(self, partition: int) -> str:
         """Return what this node is to *partition*: `owner`, `observer`, or `standby` (also when it does not follow the
         partition at all). Any thread."""

@@ -132,6 +132,14 @@ def test_on_a_wildcard_kafka_needs_the_address_of_the_node(bind: str) -> None:
     assert AppConfig.from_env({"PROFILES_BIND": bind}).local_url in ("http://127.0.0.1:8080", "http://[::1]:8080")
 
 
+def test_an_address_that_others_reach_needs_a_secret() -> None:
+    """Without it anybody who reaches the port could pass for a node."""
+    other = {"PROFILES_BOOTSTRAP_SERVERS": "a:1", "PROFILES_APPLICATION_SERVER": "http://node-1:8080"}
+    assert "PROFILES_CLUSTER_SECRET is empty" in faults(**other)
+    assert AppConfig.from_env({**other, "PROFILES_CLUSTER_SECRET": SECRET})
+    assert AppConfig.from_env({"PROFILES_BOOTSTRAP_SERVERS": "a:1"})
+
+
 def test_more_than_one_worker_is_refused_with_the_reason() -> None:
     """Platforms set WEB_CONCURRENCY; ignoring it would surprise."""
     assert "WEB_CONCURRENCY is '4', but must be 1" in faults(WEB_CONCURRENCY="4")
