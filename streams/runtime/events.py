@@ -69,11 +69,15 @@ class OwnershipEvents:
     def on_assigned(self, ownership: Ownership) -> None:
         self._post(Assigned(ownership, self._tenures.stamp))
 
-    def on_revoked(self, partitions: frozenset[int]) -> None:
+    def begin_revocation(self, partitions: frozenset[int]) -> threading.Event:
+        """Have *partitions* given up; the event is set when nothing of them is in flight any more."""
         self._tenures.end(partitions)
         event = Revoked(partitions)
         self._post(event)
-        if not event.is_released.wait(self._revoke_timeout_s):
+        return event.is_released
+
+    def on_revoked(self, partitions: frozenset[int]) -> None:
+        if not self.begin_revocation(partitions).wait(self._revoke_timeout_s):
             # The group goes on without us; the fence of the next owner aborts what we left open.
             logger.warning("revocation not finished in time", extra={"partitions": sorted(partitions)})
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from enum import Enum
 
-from streams.clock import Backoff, Clock, Deadline
+from streams.clock import Clock, Deadline
 from streams.errors import (
     LogError,
     NotOwner,
@@ -37,6 +37,7 @@ from streams.errors import (
 from streams.log.base import LogWriter, Ownership
 from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Command, Decided, Refused, Unknown
+from streams.runtime.fencing import Fencing
 from streams.runtime.group import Group, GroupView, Held
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.states import TaskState
@@ -93,11 +94,7 @@ class WriteSection:
         self._append_timeout_s = append_timeout_s
         self._on_damage = on_damage
         self._held = Held()
-        self._fence: Future[Mapping[TopicPartition, int]] | None = None
-        self._is_fence_stale = False  # begun before the latest reason to fence: its barrier proves nothing
-        self._fence_after = 0.0
-        self._barrier: Mapping[TopicPartition, int] = {}
-        self._backoff = Backoff(initial_s=0.02, maximum_s=1.0)
+        self._fencing = Fencing(writer, clock, wakeup, append_timeout_s)
         self._group: Group | None = None  # being appended, or of unknown outcome
         self._unapplied: list[Group] = []  # committed, oldest first
         self._solo_commands = 0  # so many commands go one by one, after a group was too large
@@ -116,7 +113,7 @@ class WriteSection:
     def has_news(self) -> bool:
         """Whether the log has finished something that `advance` has not seen."""
         append = self._group.append if self._group is not None else None
-        return (append is not None and append.done()) or (self._fence is not None and self._fence.done())
+        return (append is not None and append.done()) or self._fencing.has_news
 
     @property
     def is_appending(self) -> bool:
@@ -132,7 +129,7 @@ class WriteSection:
         self.give_up(self.owned - ownership.partitions)
         self.ownership = ownership
         self.owned = ownership.partitions
-        self._begin_fencing(after_s=0.0)
+        self._fence()
         self._table.unpark()
 
     def give_up(self, partitions: frozenset[int]) -> None:
@@ -146,7 +143,7 @@ class WriteSection:
         self._table.unpark()
         if not self.owned:
             self.ownership = None
-            self._is_fence_stale = True
+            self._fencing.require()
             self.state = SectionState.CLOSED
 
     def advance(self) -> None:
@@ -154,21 +151,13 @@ class WriteSection:
         group = self._group
         if group is not None and group.append is not None and group.append.done():
             self._settle(group, group.append)
-        if self._fence is not None and self._fence.done():
-            self._take_barrier(self._fence)
-        if (
-            self.state is SectionState.FENCING
-            and self._fence is None
-            and self.ownership is not None
-            and not self.is_appending
-            and self._clock.monotonic() >= self._fence_after
-        ):
-            deadline = Deadline.after(self._append_timeout_s, self._clock)
-            self._is_fence_stale = False
-            self._fence = self._writer.fence(self.ownership, deadline)
-            self._fence.add_done_callback(lambda _: self._wakeup())
-            if self._fence.done():
-                self._take_barrier(self._fence)
+        may_fence = self.state is SectionState.FENCING and not self.is_appending
+        if self._fencing.advance(self.ownership if may_fence else None):
+            self._ready.clear()
+            if self._group is not None:
+                self.state = SectionState.SETTLING
+            else:
+                self._open()
         if self._group is not None or self._unapplied:
             self._expire_members()
 
@@ -176,7 +165,9 @@ class WriteSection:
         """Return topic to offset that task *partition* must reach to be ready; None while no fence has told."""
         if self.state not in (SectionState.SETTLING, SectionState.OPEN):
             return None
-        return {topic: self._barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics}
+        return {
+            topic: self._fencing.barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics
+        }
 
     @property
     def unready(self) -> frozenset[int]:
@@ -194,7 +185,7 @@ class WriteSection:
             return
         group = self._group
         if group is not None:
-            is_ours = group.partitions <= self._barrier.keys()
+            is_ours = group.partitions <= self._fencing.barrier.keys()
             if is_ours and any(place.partition in self.unready for place in group.partitions):
                 return
             self._settle_by_evidence(group)
@@ -273,7 +264,7 @@ class WriteSection:
             return frozenset()
         blocked = frozenset(place for place in self._group.partitions if place.partition in self.owned)
         if self._is_unknown and self.state is SectionState.SETTLING:
-            ends = {place: end for place, end in self._barrier.items() if place in blocked}
+            ends = {place: end for place, end in self._fencing.barrier.items() if place in blocked}
             if self._held.has_all(ends, self._position):
                 return frozenset()  # Fenced and read to the barrier: there is no more of it.
         return blocked
@@ -291,15 +282,10 @@ class WriteSection:
         and nobody waits until then for what it reads back."""
         self._ready.discard(partition)
         for group in self._unapplied:
-            self._raise_barrier({at: end for at, end in group.awaited.items() if at.partition == partition})
+            self._fencing.raise_barrier({at: end for at, end in group.awaited.items() if at.partition == partition})
             group.awaited = {at: end for at, end in group.awaited.items() if at.partition != partition}
         self.applied()
         self._table.unpark()
-
-    def _raise_barrier(self, targets: Mapping[TopicPartition, int]) -> None:
-        if targets:
-            raised = {at: max(end, self._barrier.get(at, 0)) for at, end in targets.items()}
-            self._barrier = {**self._barrier, **raised}
 
     def applied(self) -> None:
         """After batches were applied: answer the members of every committed group that is applied now."""
@@ -366,7 +352,7 @@ class WriteSection:
         if isinstance(error, OutcomeUnknown):
             logger.warning("append outcome unknown", extra={"commands": len(group.members), "reason": str(error)})
             group.append = None
-            self._begin_fencing(after_s=0.0)
+            self._fence()
             return
         self._group = None
         pendings = [member[0] for member in group.members]
@@ -382,7 +368,7 @@ class WriteSection:
         else:
             logger.warning("append failed", extra={"commands": len(pendings), "reason": str(error)})
         self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
-        self._begin_fencing(after_s=self._backoff.next_s())
+        self._fence(is_failure=True)
 
     def _committed(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
         """*group* is in the log. Its callers wait until it can be read here; of a partition that nobody reads here,
@@ -390,7 +376,7 @@ class WriteSection:
         is_read = {at.partition: self._is_read(at.partition) for at in targets}
         group.targets = targets
         group.awaited = {at: end for at, end in targets.items() if is_read[at.partition]}
-        self._raise_barrier({at: end for at, end in targets.items() if not is_read[at.partition]})
+        self._fencing.raise_barrier({at: end for at, end in targets.items() if not is_read[at.partition]})
         self._unapplied.append(group)
         self._group = None
         self._held.events.clear()
@@ -403,11 +389,11 @@ class WriteSection:
     def _settle_by_evidence(self, group: Group) -> None:
         """The barrier is applied, so the log holds all of *group* or nothing, and will never hold more of it."""
         self._group = None
-        if not group.partitions <= self._barrier.keys():  # Somebody else owns a part: only he could know.
+        if not group.partitions <= self._fencing.barrier.keys():  # Somebody else owns a part: only he could know.
             for pending, _, _ in group.members:
                 self._table.answer(pending, Unknown(pending.command.event_id))
             return
-        group.targets = self._barrier
+        group.targets = self._fencing.barrier
         is_there = all(self._has_event(record.headers) for record in group.records)
         logger.info("append settled", extra={"commands": len(group.members), "is_written": is_there})
         for pending, result, records in group.members:
@@ -436,28 +422,14 @@ class WriteSection:
             self._group = None  # Nobody wants to know any more; a partition of it may take long to restore, or be gone.
             self._held.events.clear()
 
-    def _begin_fencing(self, *, after_s: float) -> None:
-        self._is_fence_stale = True
-        self._fence_after = self._clock.monotonic() + after_s
-        self.state = SectionState.FENCING if self.ownership is not None else SectionState.CLOSED
-
-    def _take_barrier(self, fence: Future[Mapping[TopicPartition, int]]) -> None:
-        self._fence = None
-        if self._is_fence_stale:
-            return
-        error = fence.exception()
-        if error is not None:
-            logger.warning("fence failed", extra={"kind": type(error).__name__, "reason": str(error)})
-            self._begin_fencing(after_s=self._backoff.next_s())
-            return
-        self._barrier = fence.result()
-        self._ready.clear()
-        if self._group is not None:
-            self.state = SectionState.SETTLING
+    def _fence(self, *, is_failure: bool = False) -> None:
+        if is_failure:
+            self._fencing.require_later()
         else:
-            self._open()
+            self._fencing.require()
+        self.state = SectionState.FENCING if self.ownership is not None else SectionState.CLOSED
 
     def _open(self) -> None:
         self.state = SectionState.OPEN
-        self._backoff.reset()
+        self._fencing.succeeded()
         self._table.unpark()

@@ -15,7 +15,7 @@ from streams.cluster import NOWHERE, OBSERVER, ClusterView
 from streams.config import RuntimeConfig
 from streams.errors import ConfigError, LogError, LogUnavailable, OffsetOutOfRange, Unavailable
 from streams.log.base import Log, LogReader, LogWriter, Membership, TopicSpec
-from streams.records import RecordBatch, TopicPartition
+from streams.records import RecordBatch
 from streams.runtime.applying import DISK_RETRY_S, Applier
 from streams.runtime.commands import Refused
 from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked, ViewChanged
@@ -28,6 +28,7 @@ from streams.runtime.section import SectionState, WriteSection
 from streams.runtime.states import TaskState
 from streams.runtime.table import FencedTable
 from streams.runtime.task import StreamTask
+from streams.runtime.tasks import Tasks
 from streams.runtime.tenure import Tenures
 from streams.runtime.waiters import Waiters
 from streams.stores.base import StoreFactory, StoreIdentity
@@ -62,14 +63,16 @@ class StreamThread:
         """*on_change* is told after a task has changed its state, *on_view* of each view of the group once it is
         obeyed; *on_fatal* ends the process: the log's topics are not fit to run on, the group refuses this node, or the
         disk or a bug stopped the loop."""
-        self.tasks: dict[int, StreamTask] = {}
+        self._tasks = Tasks(
+            topology=topology, stores=stores, clock=clock, on_poison=metrics.poisoned, assign=reader.assign
+        )
+        self.tasks = self._tasks.opened  # by partition; any thread may look
         self.membership: Membership | None = None
         self.partitions = 0
         self.waiters = Waiters()
         self._topology = topology
         self._topics = topics
         self._log = log
-        self._stores = stores
         self._table = table
         self._reader = reader
         self._config = config
@@ -84,8 +87,6 @@ class StreamThread:
         self._is_closed = False
         self._writer: LogWriter | None = None
         self._section: WriteSection | None = None
-        #: What the stores are made from; None until the log was reached.
-        self.identity: StoreIdentity | None = None
         self._progress = RestoreProgress(clock)
         self._tenures = Tenures()
         self._stamp = 0  # of the tenures, when the group said what is owned
@@ -123,6 +124,11 @@ class StreamThread:
     def section_state(self) -> SectionState:
         """What the write section does. Any thread."""
         return self._section.state if self._section is not None else SectionState.CLOSED
+
+    @property
+    def identity(self) -> StoreIdentity | None:
+        """What the stores are made from; None until the log was reached. Any thread."""
+        return self._tasks.identity
 
     @property
     def owned(self) -> frozenset[int]:
@@ -191,7 +197,7 @@ class StreamThread:
                 f"the topics must have one partition count: { {i.name: i.partitions for i in infos.values()} }"
             )
         (partitions,) = counts
-        self.identity = StoreIdentity(
+        self._tasks.identity = StoreIdentity(
             topic_ids={name: info.topic_id for name, info in infos.items()},
             partitions=partitions,
             format_version=self._config.format_version,
@@ -213,19 +219,13 @@ class StreamThread:
         )
         self.partitions = partitions
         self.membership = membership
-        self._open_found()
+        # Before joining, so that the group knows how far this node is; an observer follows everything.
+        found = self._tasks.on_disk()
+        self._tasks.open(frozenset(range(partitions)) if self._config.role == OBSERVER else found)
+        self._on_change()
         events = OwnershipEvents(post=self.post, tenures=self._tenures, revoke_timeout_s=self._config.append_timeout_s)
         membership.start(events)
         return True
-
-    def _open_found(self) -> None:
-        """Open what is on disk before joining, so that the group knows how far it is; an observer opens everything."""
-        found = set(self._stores.tasks())
-        for task in found - set(range(self.partitions)):
-            self._stores.wipe(task)  # of a topic that had more partitions
-        is_observer = self._config.role == OBSERVER
-        self._open(frozenset(range(self.partitions)) if is_observer else frozenset(found & set(range(self.partitions))))
-        self._on_change()
 
     def _run(self) -> None:
         backoff = Backoff(initial_s=0.2, maximum_s=5.0)
@@ -252,8 +252,7 @@ class StreamThread:
         if self._writer is not None:
             self._writer.close(Deadline.after(1.0, self._clock))
         self._reader.close()
-        for task in self.tasks.values():
-            task.close()
+        self._tasks.close()
         self._on_change()
 
     def _release_revocations(self) -> None:
@@ -296,7 +295,7 @@ class StreamThread:
         self._is_joined = True
         self._stamp = event.stamp
         self._give_up(section, section.owned - partitions)
-        self._open(partitions)
+        self._tasks.open(partitions)
         section.own(event.ownership)
         for partition in partitions:
             task = self.tasks[partition]
@@ -310,7 +309,7 @@ class StreamThread:
         if reason is not None:
             raise ConfigError(f"the cluster refuses this node: {reason}")
         self._view = view
-        self._open(view.followed_by(self._config.node_id))
+        self._tasks.open(view.followed_by(self._config.node_id))
         self._on_change()
 
     def _give_up(self, section: WriteSection, partitions: frozenset[int]) -> None:
@@ -327,24 +326,6 @@ class StreamThread:
         task.tenure = None
         task.move_to(state)
 
-    def _open(self, partitions: frozenset[int]) -> None:
-        """Open the tasks of *partitions* that are not open yet, and follow them."""
-        assert self.identity is not None
-        missing = sorted(partitions - self.tasks.keys())
-        for partition in missing:
-            task = StreamTask(
-                partition,
-                topology=self._topology,
-                stores=self._stores,
-                identity=self.identity,
-                clock=self._clock,
-                on_poison=self._metrics.poisoned,
-            )
-            task.move_to(TaskState.STANDBY)
-            self.tasks[partition] = task
-        if missing:
-            self._assign_reader()
-
     def _follow(self, section: WriteSection) -> None:
         """Look after the tasks that follow: how far they are, whether they are warm, whether anybody wants them."""
         self._following.note_caught_up(self.tasks, self._reader.caught_up_at, section.is_holding)
@@ -357,18 +338,9 @@ class StreamThread:
         # By the view, too: when the log is away for long, everything is lost and nothing must be deleted for that.
         wanted = section.owned | view.owned_by(node_id) | view.followed_by(node_id)
         unused = self._following.unused(self.tasks.keys(), wanted)
-        for partition in unused:
-            logger.info("task removed", extra={"task": partition})
-            self.tasks.pop(partition).discard()
         if unused:
-            self._assign_reader()
+            self._tasks.remove(unused)
             self._on_change()
-
-    def _assign_reader(self) -> None:
-        positions: dict[TopicPartition, int] = {}
-        for task in self.tasks.values():
-            positions.update(task.topic_partitions())
-        self._reader.assign(positions)
 
     def _poll(self, section: WriteSection, timeout_s: float) -> list[RecordBatch]:
         if self._applier.retry_disk_at > self._clock.monotonic():
@@ -412,7 +384,7 @@ class StreamThread:
         """Read on from the task's own position, forgetting what was read beyond it."""
         if self._section is not None:
             self._section.forget_held(task.partition)
-        self._assign_reader()
+        self._tasks.assign_reader()
 
     def _promote(self, section: WriteSection) -> None:
         """Make tasks active that have reached their barrier, and tell the section which partitions are ready."""

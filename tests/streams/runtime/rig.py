@@ -69,9 +69,15 @@ class Rig:
     """The node with everything that a test may want to look at."""
 
     def __init__(
-        self, *, log: MemoryLog | None = None, stores: MemoryStoreFactory | None = None, **config: Any
+        self,
+        *,
+        log: MemoryLog | None = None,
+        stores: MemoryStoreFactory | None = None,
+        clock: FakeClock | None = None,
+        node_id: str = "n1",
+        **config: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.log = log or MemoryLog(clock=self.clock)
         self.stores = stores or MemoryStoreFactory(max_age_ms=None, clock=self.clock)
         self.sink = Sink()
@@ -86,7 +92,7 @@ class Rig:
             topics=specs,
             log=self.log,
             stores=self.stores,
-            config=RuntimeConfig(node_id="n1", format_version=1, **config),
+            config=RuntimeConfig(node_id=node_id, format_version=1, address=f"http://{node_id}:1", **config),
             clock=self.clock,
             on_fatal=self.fatal.append,
         )

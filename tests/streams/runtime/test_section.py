@@ -194,11 +194,11 @@ def test_what_was_read_before_the_append_was_confirmed_is_applied_at_once_when_i
     rig.log.faults.append(Fault.PENDING)
     put = rig.submit(Put(b"k", b"v"))
     rig.turn()
-    assert rig.log._pending is not None
-    targets = rig.log.put(*rig.log._pending[0])
+    assert rig.log.pending
+    targets = rig.log.put(*rig.log._pending[0].group)
     rig.turn()
     assert rig.outcome(put) is None
-    rig.log._pending[1].set_result(targets)
+    rig.log._pending[0].future.set_result(targets)
     waits = []
     rig.thread._poll = lambda _section, timeout_s: waits.append(rig.outcome(put)) or []
     rig.turn()

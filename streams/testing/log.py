@@ -1,6 +1,4 @@
-"""Fakes for tests without a broker and without a disk: a log in memory whose failures can be chosen, and a clock that
-stands still. For the tests of this package and of its users; the fakes pass the contract suites of the real things.
-"""
+"""A log in memory: the port's contract without a broker and without a disk, with failures that a test can choose."""
 
 import math
 import threading
@@ -8,42 +6,25 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from enum import Enum
 
 from streams.clock import Clock, Deadline
-from streams.cluster import ClusterView, LoneMember, Member, Placement
+from streams.cluster import Member
 from streams.errors import Fenced, LogUnavailable, OffsetOutOfRange, OutcomeUnknown, RecordTooLarge, TopicMismatch
 from streams.log.base import (
     LogReader,
     LogWriter,
     Membership,
     Ownership,
-    OwnershipListener,
     TopicInfo,
     TopicSpec,
 )
 from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
+from streams.testing.group import GroupMembership, MemoryGroup
+from streams.testing.membership import MemoryMembership
 
 _MAX_RECORD_BYTES = 1_048_588  # Kafka's default of max.message.bytes
-
-
-class FakeClock:
-    """A clock that only its owner moves."""
-
-    def __init__(self, *, monotonic_s: float = 1000.0, time_ms: int = 1_700_000_000_000) -> None:
-        self._monotonic_s = monotonic_s
-        self._time_ms = time_ms
-
-    def monotonic(self) -> float:
-        return self._monotonic_s
-
-    def time_ms(self) -> int:
-        return self._time_ms
-
-    def advance(self, seconds: float) -> None:
-        """Move both clocks on."""
-        self._monotonic_s += seconds
-        self._time_ms += round(seconds * 1000)
 
 
 class Fault(Enum):
@@ -59,21 +40,25 @@ class Fault(Enum):
 
 
 class MemoryLog:
-    """A log in memory. `faults` holds what becomes of the next appends, one each; without any, they succeed."""
+    """A log in memory. `faults` holds what becomes of the next appends, one each; without any, they succeed.
 
-    def __init__(self, *, clock: Clock) -> None:
+    One node, whose ownership the test chooses through `membership`; with *group*, as many as join that.
+    """
+
+    def __init__(self, *, clock: Clock, group: MemoryGroup | None = None) -> None:
+        self.group = group
         self.faults: deque[Fault] = deque()
         self.fence_faults: deque[Exception] = deque()
-        self.membership = MemoryMembership(self)
+        self.membership = MemoryMembership(lambda: self.partitions)
         self.is_reachable = True
         self._clock = clock
         self._topics: dict[str, TopicInfo] = {}
         self._records: dict[TopicPartition, list[Record]] = {}
         self._changed = threading.Condition()
         self._late: list[Sequence[ProducerRecord]] = []
-        self._pending: tuple[Sequence[ProducerRecord], Future[Mapping[TopicPartition, int]]] | None = None
+        self._pending: deque[_Pending] = deque()
         self._withheld: dict[TopicPartition, int] = {}
-        self._fenced_in: MemoryWriter | None = None  # the writer that fenced last: only it may append
+        self._fenced_in: dict[str, MemoryWriter] = {}  # by node: the writer that fenced last, only it may append
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
         if not self.is_reachable:
@@ -102,9 +87,12 @@ class MemoryLog:
         return MemoryReader(self)
 
     def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
-        return MemoryWriter(self, topics)
+        assert isinstance(membership, MemoryMembership | GroupMembership)
+        return MemoryWriter(self, topics, membership)
 
     def open_membership(self, topics: Sequence[str], member: Member) -> Membership:
+        if self.group is not None:
+            return self.group.open(member, self.partitions)
         self.membership.member = member
         return self.membership
 
@@ -126,14 +114,28 @@ class MemoryLog:
         return self._write(records)
 
     def complete(self, error: Exception | None = None, *, is_written: bool = True) -> None:
-        """End the append that a `Fault.PENDING` has kept open."""
-        assert self._pending is not None
-        (group, future), self._pending = self._pending, None
-        targets = self._write(group) if is_written else {}
+        """End the oldest append that a `Fault.PENDING` has kept open. A fence may have ended it before: then nothing of
+        it is in the log, whatever was asked for."""
+        pending = self._pending.popleft()
+        if pending.is_aborted or not pending.writer.may_append(pending.ownership):
+            pending.future.set_exception(Fenced("a fence came first"))
+            return
+        targets = self._write(pending.group) if is_written else {}
         if error is not None:
-            future.set_exception(error)
+            pending.future.set_exception(error)
         else:
-            future.set_result(targets)
+            pending.future.set_result(targets)
+
+    @property
+    def pending(self) -> int:
+        """How many appends `Fault.PENDING` has kept open."""
+        return len(self._pending)
+
+    def land(self) -> None:
+        """Write what `Fault.UNKNOWN_LATE` has kept back, before a fence does."""
+        for group in self._late:
+            self._write(group)
+        self._late.clear()
 
     def withhold(self, partition: TopicPartition) -> None:
         """Keep what is written to *partition* from now on from every reader, until `release`."""
@@ -159,58 +161,6 @@ class MemoryLog:
                 targets[place] = len(log)
             self._changed.notify_all()
         return targets
-
-
-class MemoryMembership:
-    """A group whose only rule is what the test says."""
-
-    def __init__(self, log: MemoryLog) -> None:
-        self._log = log
-        self._listener: OwnershipListener | None = None
-        self.member: Member = LoneMember.named("n1")
-        self.lease_until = float("inf")
-        self.current: Ownership | None = None
-        #: Assign all partitions when started; a test that wants to do it itself sets this to False before.
-        self.is_automatic = True
-
-    def start(self, listener: OwnershipListener) -> None:
-        self._listener = listener
-        self.lease_until = float("inf")
-        if self.is_automatic:
-            self.assign(generation=1)
-
-    def assign(self, *, generation: int, partitions: frozenset[int] | None = None) -> None:
-        """Give *partitions* (default: all) under a new generation; writers of older ones are fenced."""
-        assert self._listener is not None
-        count = self._log.partitions
-        owned = frozenset(range(count)) if partitions is None else partitions
-        self.current = Ownership(generation, f"member-{generation}", owned)
-        info = self.member.info
-        places = [Placement(info.node_id if number in owned else None) for number in range(count)]
-        self._listener.on_view(ClusterView(generation, {info.node_id: info}, places))
-        self._listener.on_assigned(self.current)
-
-    def lose(self, *, lease_until: float = 0.0) -> None:
-        """Take everything away without asking."""
-        assert self._listener is not None
-        lost, self.current = self.current, None
-        self.lease_until = lease_until
-        self._listener.on_lost(lost.partitions if lost is not None else frozenset())
-
-    def revoke(self) -> None:
-        """Ask for everything back; returns when the listener has let go."""
-        assert self._listener is not None
-        if self.current is not None:
-            self._listener.on_revoked(self.current.partitions)
-        self.current = None
-
-    def rebalance(self) -> None:
-        """The test divides."""
-
-    def leave(self, deadline: Deadline) -> None:
-        if self._listener is not None and self.current is not None:
-            self.revoke()
-        self.lease_until = 0.0
 
 
 class MemoryReader:
@@ -270,13 +220,30 @@ class MemoryReader:
         return batches
 
 
+@dataclass
+class _Pending:
+    """An append that is kept open."""
+
+    writer: "MemoryWriter"
+    group: Sequence[ProducerRecord]
+    ownership: Ownership
+    future: Future[Mapping[TopicPartition, int]]
+    is_aborted: bool = False
+
+
 class MemoryWriter:
     """Writes to a `MemoryLog` as its `faults` say."""
 
-    def __init__(self, log: MemoryLog, topics: Sequence[str]) -> None:
+    def __init__(self, log: MemoryLog, topics: Sequence[str], membership: MemoryMembership | GroupMembership) -> None:
         self._log = log
         self._topics = topics
+        self._membership = membership
         self._fenced_for: Ownership | None = None
+
+    def may_append(self, ownership: Ownership) -> bool:
+        """Say whether the log would take an append under *ownership* now."""
+        is_last = self._log._fenced_in.get(self._membership.member.info.node_id) is self
+        return is_last and ownership == self._fenced_for == self._membership.current
 
     def fence(self, ownership: Ownership, deadline: Deadline) -> Future[Mapping[TopicPartition, int]]:
         future: Future[Mapping[TopicPartition, int]] = Future()
@@ -284,20 +251,25 @@ class MemoryWriter:
         if log.fence_faults:
             future.set_exception(log.fence_faults.popleft())
             return future
-        if ownership != log.membership.current:
+        if ownership != self._membership.current:
             future.set_exception(Fenced("the generation is not current"))
             return future
-        for group in log._late:
-            log._write(group)
-        log._late.clear()
+        self._end_what_is_open(ownership)
         self._fenced_for = ownership
-        log._fenced_in = self
+        log._fenced_in[self._membership.member.info.node_id] = self
         places = [TopicPartition(topic, partition) for topic in self._topics for partition in ownership.partitions]
         try:
             future.set_result(log.end_offsets(places, deadline))
         except LogUnavailable as error:
             future.set_exception(error)
         return future
+
+    def _end_what_is_open(self, ownership: Ownership) -> None:
+        """Decide every append that touches the partitions: what was on its way arrives, what was open is aborted."""
+        self._log.land()
+        for pending in self._log._pending:
+            if any(record.partition in ownership.partitions for record in pending.group):
+                pending.is_aborted = True
 
     def append(
         self,
@@ -312,14 +284,14 @@ class MemoryWriter:
         future: Future[Mapping[TopicPartition, int]] = Future()
         log = self._log
         fault = log.faults.popleft() if log.faults else None
-        if log._fenced_in is not self or not ownership == self._fenced_for == log.membership.current:
+        if not self.may_append(ownership):
             fault = Fault.FENCED
         elif any(len(record.value or b"") > _MAX_RECORD_BYTES for record in group):
             fault = Fault.TOO_LARGE
         if fault is None:
             future.set_result(log._write(group))
         elif fault is Fault.PENDING:
-            log._pending = (group, future)
+            log._pending.append(_Pending(self, group, ownership, future))
         elif fault is Fault.UNAVAILABLE:
             future.set_exception(LogUnavailable("chosen by the test"))
         elif fault is Fault.FENCED:
