@@ -19,7 +19,7 @@ from app.profiles.uids import text_of
 from streams.clock import Clock, Deadline
 from streams.cluster import OBSERVER, ClusterView
 from streams.errors import Draining, NotOwner, Restoring, Unavailable
-from streams.queries.peers import PeerLost, PeerReply, PeerRequest, Peers, PeerUnreachable
+from streams.queries.peers import OWNER, REPLICA, PeerLost, PeerReply, PeerRequest, Peers, PeerUnreachable
 from streams.queries.routing import Forward, Here, Local, Need, Refuse, Step, decide, decide_for_peer
 
 T = TypeVar("T")
@@ -46,11 +46,10 @@ class Misdirected(Exception):
 
 
 class Answered(Exception):
-    """Another node has answered: the reply goes to the client as it is. `node_id`: whose it is."""
+    """Another node has answered: the reply goes to the client as it is."""
 
     def __init__(self, node_id: str, reply: PeerReply) -> None:
         super().__init__(f"answered by {node_id}")
-        self.node_id = node_id
         self.reply = reply
         #: How many nodes after this one saw the request; a search can have two.
         self.hops = 1
@@ -172,7 +171,8 @@ class Router:
 
     async def _forward(self, step: Forward, errand: Errand) -> None:
         """Have another node answer: raises what `run` raises, or returns when the errand must go on."""
-        hop = "replica" if step.is_replica else "owner"
+        hop = REPLICA if step.is_replica else OWNER
+        known = self._node.view.epoch
         try:
             reply = await self._peers.forward(step.node_id, errand.request(hop), errand.deadline)
         except PeerLost as error:
@@ -186,21 +186,20 @@ class Router:
             errand.trail.note(f"{hop}={step.node_id}; status={reply.status}")
             if reply.status != MISDIRECTED:
                 raise Answered(step.node_id, reply)
-            if self._learn(reply):
+            self._learn(reply)
+            if self._node.view.epoch > known:
                 errand.excluded.clear()
                 return
         errand.failure = OwnerUnreachable("the owner cannot be reached", partition=errand.partition)
         errand.excluded.add(step.node_id)
 
-    def _learn(self, reply: PeerReply) -> bool:
-        """Take the view of a node that was not the right one; return whether it is news. Raises ClaimFound."""
+    def _learn(self, reply: PeerReply) -> None:
+        """Take the view of a node that was not the right one. Raises ClaimFound."""
         claim = dict(reply.headers).get(CLAIM_HEADER)
         if claim is not None:
             raise ClaimFound(claim.decode("latin-1"))
-        known = self._node.view.epoch
         with suppress(ValueError):
             self._node.offer_view(ClusterView.decode(reply.body))
-        return self._node.view.epoch > known
 
     async def _pause(self, errand: Errand) -> None:
         """Wait for a newer view, or a moment; then everybody is worth a try again."""
@@ -225,7 +224,7 @@ class Router:
         call: Callable[[ReadOptions], Awaitable[T]],
     ) -> T:
         """Return what *call* gives, for a request that a peer forwarded. Raises Misdirected: nothing was done."""
-        step = decide_for_peer(need, self.local(partition), is_replica=hop == "replica")
+        step = decide_for_peer(need, self.local(partition), is_replica=hop == REPLICA)
         if isinstance(step, Refuse):
             raise Misdirected(partition)
         if step.is_replica:

@@ -77,7 +77,9 @@ def create_api(
         clock=clock,
         metrics=metrics,
         request_timeout_s=request_timeout_s,
-        proxied_path=ProxiedPath(cluster.batches, service.email_key) if cluster is not None else None,
+        proxied_path=(
+            ProxiedPath(cluster.batches, service.email_key, via=cluster.node.info.node_id) if cluster else None
+        ),
         gate=cluster.gate if cluster is not None else None,
     )
 

@@ -94,7 +94,9 @@ class FastPath:
 class ProxiedPath:
     """The same reads of what another node owns: in one call with others that come at the same time. Event loop only."""
 
-    def __init__(self, batches: Batches, email_key: Callable[[str], bytes]) -> None:
+    def __init__(self, batches: Batches, email_key: Callable[[str], bytes], *, via: str) -> None:
+        """*via*: the id of this node, for the answers that come by way of it."""
+        self._via = (b"via", b"1.1 " + via.encode())
         self._find = batches.find
         self._email_key = email_key
 
@@ -106,7 +108,7 @@ class ProxiedPath:
         uid = path[len(_PREFIX) :].encode()
         coming = self._find(uid, uid, deadline)
         found = await coming if coming is not None else None
-        return _proxied(found, request_id) if found is not None else None
+        return _proxied(found, self._via, request_id) if found is not None else None
 
     async def search(self, scope: Mapping[str, Any], request_id: str, deadline: Deadline) -> Answer | None:
         """See FastPath.search."""
@@ -120,16 +122,16 @@ class ProxiedPath:
             return None
         coming = self._find(key, email, deadline)
         found = await coming if coming is not None else None
-        return _proxied(found, request_id) if found is not None else None
+        return _proxied(found, self._via, request_id) if found is not None else None
 
 
-def _proxied(found: Found, request_id: str) -> Answer:
+def _proxied(found: Found, via: tuple[bytes, bytes], request_id: str) -> Answer:
     body, tag, served_by, uid = found
     headers = [_CONTENT_TYPE, (b"etag", tag), _CACHE, (b"profile-served-by", with_hops(served_by, 1))]
     if uid:
         headers.append((b"content-location", _PREFIX_BYTES + uid))
     headers += [
-        (b"via", b"1.1 " + served_by.partition(b";")[0]),
+        via,
         (b"x-request-id", request_id.encode()),
         (b"content-length", b"%d" % len(body)),
     ]

@@ -156,7 +156,7 @@ class Dispatch:
 
 
 def write_answer(resp: Response, answered: Answered) -> None:
-    """Make the answer of another node ours, as it is but for `Via` and the number of hops."""
+    """Make the answer of another node ours, as it is but for the number of hops. Whoever brought it has added `Via`."""
     reply = answered.reply
     resp.status = reply.status
     for name, value in reply.headers:
@@ -168,7 +168,6 @@ def write_answer(resp: Response, answered: Answered) -> None:
             resp.content_type = value.decode("latin-1")
         else:
             resp.set_header(name.decode("latin-1"), value.decode("latin-1"))
-    resp.set_header("Via", f"1.1 {answered.node_id}")
     if reply.body:
         resp.data = reply.body
 

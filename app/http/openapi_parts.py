@@ -17,7 +17,7 @@ RESPONSE_HEADERS = {
     "Profile-Position": "An opaque token of the write; a read that carries it sees the write or a later state.",
     "Profile-Served-By": "Where a read came from: node; role; position; staleness-ms; hops.",
     "Profile-Explain": "With explain=1: each step of the read, and the ms that it took.",
-    "Via": "The node that answered, when it was not the one that was asked.",
+    "Via": "The node that was asked, when another one answered.",
     "Preference-Applied": "Which preferences of Prefer were honoured.",
     "Retry-After": "Seconds to wait before the same request is sent again.",
     "X-Request-Id": "The id of the request, as the client sent it or made here.",

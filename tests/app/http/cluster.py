@@ -201,7 +201,7 @@ class Member(edge.Edge):
         reply = await other.serve_peer(self.node_id, request, deadline)
         if node_id in self.losing:
             raise PeerLost("no answer came")
-        return reply
+        return reply._replace(headers=[*reply.headers, (b"via", b"1.1 " + self.node_id.encode())])
 
     async def call(self, node_id: str, operation: str, body: bytes, deadline: Deadline) -> bytes:
         self.called.append((node_id, operation, body))
