@@ -12,16 +12,17 @@ from random import Random
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from app.cluster.assembly import join
+from app.cluster.assembly import Gate, join
 from app.cluster.operations import read_operations
 from app.http.api import create_api
+from app.http.entry import Entry
 from app.profiles.email import EmailPolicy
 from app.profiles.ports import ProfileSettings
 from app.profiles.service import ProfileService
 from streams.clock import Deadline, SystemClock
 from streams.cluster import MEMBER, ClusterView, NodeInfo, Placement
 from streams.errors import NotOwner, Unavailable
-from streams.queries.peers import Caller, Headers, PeerLost, PeerReply, PeerRequest, PeerUnreachable
+from streams.queries.peers import Caller, Headers, PeerLost, PeerReply, PeerRequest, Peers, PeerUnreachable
 from streams.records import TopicPartition
 from streams.runtime.commands import Command, Outcome, Refused
 from tests.app.http import fakes as edge
@@ -152,21 +153,25 @@ class Member(edge.Edge):
         self.losing: set[str] = set()
         self.visits: dict[bytes, Caller] = {}
         self._numbers = itertools.count()
-        clock = SystemClock()
         self.table = Table(state, self.cluster_node)
         self.profiles = ProfileService(
             node=self.cluster_node,
             table=self.table,
             topics=NAMES,
-            clock=clock,
+            clock=SystemClock(),
             random=Random(name).randbytes,
             settings=ProfileSettings(token_secret=SECRET, email_policy=EmailPolicy.PUBLIC),
         )
         self.operations = read_operations(self.profiles.reads)
+        self.open(self, self)
+
+    def open(self, peers: Peers, gate: Gate) -> None:
+        """Make the API, with these ways out and in."""
+        clock = SystemClock()
         cluster = join(
             node=self.cluster_node,
-            peers=self,
-            gate=self,
+            peers=peers,
+            gate=gate,
             reads=self.profiles.reads,
             clock=clock,
             positions_of=lambda node_id: {0: 7} if node_id == "a" else None,
@@ -177,7 +182,7 @@ class Member(edge.Edge):
             clock=clock,
             metrics=self.metrics,
             request_timeout_s=TIMEOUT_S,
-            random=Random(f"edge of {name}").randbytes,
+            random=Random(f"edge of {self.node_id}").randbytes,
             cluster=cluster,
         )
 
@@ -234,35 +239,43 @@ class Member(edge.Edge):
         """Answer a forwarded request through the whole API."""
         token = b"%d" % next(self._numbers)
         self.visits[token] = Caller(sender, deadline, 0, request.hop, request.extra)
-        path, _, query = request.target.partition(b"?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": request.method.decode(),
-            "scheme": "http",
-            "path": unquote_to_bytes(path).decode(),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": [*request.headers, (b"profile-peer", token), (b"host", b"127.0.0.1")],
-            "server": ("127.0.0.1", 8080),
-            "client": ("127.0.0.1", 50000),
-        }
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": request.body, "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
+        headers = [*request.headers, (b"profile-peer", token)]
         # In a context of its own, as in another process.
-        await asyncio.get_running_loop().create_task(self.api(scope, receive, send))
-        headers = [(name.lower(), value) for name, value in sent[0]["headers"]]
-        assert (b"profile-peer", b"proof") in headers
-        body = b"".join(message.get("body", b"") for message in sent[1:])
-        return PeerReply(sent[0]["status"], [pair for pair in headers if pair[0] != b"profile-peer"], body)
+        answering = ask(self.api, request._replace(headers=headers))
+        reply = await asyncio.get_running_loop().create_task(answering)
+        assert (b"profile-peer", b"proof") in reply.headers
+        return reply._replace(headers=[pair for pair in reply.headers if pair[0] != b"profile-peer"])
+
+
+async def ask(api: Entry, request: PeerRequest, client_host: str = "127.0.0.1") -> PeerReply:
+    """Send one request to an API on the running loop, and return its answer."""
+    path, _, query = request.target.partition(b"?")
+    names = {name for name, _ in request.headers}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method.decode(),
+        "scheme": "http",
+        "path": unquote_to_bytes(path).decode(),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [*request.headers, *([] if b"host" in names else [(b"host", b"127.0.0.1")])],
+        "server": ("127.0.0.1", 8080),
+        "client": (client_host, 50000),
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": request.body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await api(scope, receive, send)
+    headers = [(name.lower(), value) for name, value in sent[0]["headers"]]
+    return PeerReply(sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:]))
 
 
 class Nodes:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
@@ -10,7 +9,8 @@ from app.cluster.batches import MAX_BATCH
 from app.cluster.wire import decode_keys
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
 from streams.partitioner import partition_for
-from tests.app.http.cluster import PARTITIONS, Member, Nodes
+from streams.queries.peers import PeerRequest
+from tests.app.http.cluster import PARTITIONS, Member, Nodes, ask
 from tests.app.http.fakes import UNKNOWN_UID, Answer
 
 
@@ -33,27 +33,9 @@ def fill(nodes: Nodes, count: int) -> list[str]:
 def get_together(member: Member, targets: list[str]) -> list[int]:
     """Send plain GETs within one turn of the loop; return their statuses."""
 
-    async def one(target: str) -> int:
-        path, _, query = target.partition("?")
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode(),
-            "query_string": query.encode(), "headers": [(b"host", b"x")], "client": ("127.0.0.1", 1),
-            "scheme": "http", "root_path": "", "server": ("127.0.0.1", 1), "asgi": {"version": "3.0"},
-        }  # fmt: skip
-        await member.api(scope, receive, send)
-        status: int = sent[0]["status"]
-        return status
-
     async def everything() -> list[int]:
-        return list(await asyncio.gather(*(one(target) for target in targets)))
+        requests = (PeerRequest(b"GET", target.encode(), (), b"") for target in targets)
+        return [reply.status for reply in await asyncio.gather(*(ask(member.api, request) for request in requests))]
 
     return asyncio.run(everything())
 
