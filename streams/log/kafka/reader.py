@@ -238,9 +238,13 @@ class _Fetcher:
         known = consumer.assignment()
         if known != set(partitions):
             consumer.assign(list(partitions))
-        for partition, offset in partitions.items():
-            if partition not in known or consumer.position(partition) != offset:
-                consumer.seek(partition, offset)
+        # The new ones first: to ask for any position makes kafka-python look for those of all partitions, and it fails
+        # for one that has none yet.
+        for partition in partitions.keys() - known:
+            consumer.seek(partition, partitions[partition])
+        for partition in partitions.keys() & known:
+            if consumer.position(partition) != partitions[partition]:
+                consumer.seek(partition, partitions[partition])
 
     def _replace_if_stalled(self, consumer: KafkaConsumer, positions: Mapping[TopicPartition, int]) -> None:
         """Raise when a partition has stood still for `STALL_S` although there is more to read: kafka-python has had
