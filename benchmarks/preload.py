@@ -12,7 +12,8 @@ from pathlib import Path
 from app.bootstrap import lock_state_dir, open_log, topics_of, topology_of
 from app.config import AppConfig
 from app.profiles import model
-from app.profiles.commands import Domain, creation_records
+from app.profiles.claims import Domain
+from app.profiles.commands import creation_records
 from app.profiles.email import normalise
 from app.profiles.events import Event, Records
 from app.profiles.topics import TopicNames

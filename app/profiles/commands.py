@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.profiles import model
+from app.profiles.claims import NOTHING_KNOWN, Claims, Domain, Known, Moved, Release, Unclaimed
 from app.profiles.events import CREATED, DELETED, UPDATED, Event, Records
 from app.profiles.model import Change, NewProfile, Profile
 from app.profiles.requests import ANY, IfMatch
 from app.profiles.results import (
-    EmailTaken,
     PreconditionRequired,
     ProfileNotFound,
     Rejection,
@@ -24,36 +24,20 @@ from app.profiles.results import (
     ValidationFailed,
     VersionMismatch,
 )
-from app.profiles.rows import ClaimRow, claim_of, email_key_of, event_id_of, version_of
-from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
-from streams.partitioner import partition_for
+from app.profiles.rows import email_key_of, event_id_of, version_of
+from app.profiles.topics import PROFILE_STORE
 from streams.records import ProducerRecord
 from streams.runtime.commands import Decision, View
 
 
 class Done(NamedTuple):
-    """The result of a command that was carried out, in this attempt or an earlier one. `profile` None: deleted."""
+    """The result of a command that was carried out, in this attempt or an earlier one. `profile` None: deleted.
+    `left`: the claim of the old e-mail, which another owner has to release."""
 
     profile: Stored | None
     is_created: bool = False
     is_changed: bool = True
-
-
-class Moved(NamedTuple):
-    """The result of a command that could not be decided: it also needs these partitions. Nothing was written."""
-
-    partitions: Sequence[int]
-
-
-class Domain(NamedTuple):
-    """What every command of one service shares: how records are built, and how many partitions there are."""
-
-    records: Records
-    partitions: int
-
-    def partition_of(self, key: bytes) -> int:
-        """Return the partition of a uid, an e-mail key or a request key."""
-        return partition_for(key, self.partitions)
+    left: Release | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +49,7 @@ class Create:
     partitions: Sequence[int]
     uid: str
     content: NewProfile
+    known: Known = NOTHING_KNOWN
 
     @property
     def event_id(self) -> bytes:
@@ -76,9 +61,9 @@ class Create:
         row = view.get(PROFILE_STORE, self.domain.partition_of(uid), uid)
         if row is not None:
             return Decision((), Done(model.from_row(row).stored, is_created=True))
-        refusal = Claims(self.domain, view, self.partitions).obstacle(self.content.address.key)
-        if refusal is not None:
-            return Decision((), refusal)
+        obstacle = Claims(self.domain, view, self.partitions, self.known).obstacle(self.content.address.key, uid)
+        if obstacle is not None:
+            return Decision((), obstacle)
         profile = model.created(self.uid, self.content, self.event.time)
         return Decision(creation_records(self.domain, self.event, profile), Done(profile.stored, is_created=True))
 
@@ -108,6 +93,7 @@ class Update:
     content: Change | ValidationFailed
     if_match: IfMatch
     is_if_match_required: bool
+    known: Known = NOTHING_KNOWN
 
     @property
     def event_id(self) -> bytes:
@@ -135,32 +121,42 @@ class Update:
         return self._change_email(view, before, after)
 
     def _keep_email(self, view: View, after: Profile) -> Decision:
-        """Write the profile, and its claim only when the one it should have was lost."""
+        """Write the profile, and its claim only when the one it should have was lost, as far as this node can see."""
         uid, key = after.uid.encode(), after.address.key
-        claims = Claims(self.domain, view, self.partitions)
-        claim = claims.find(key)
-        if isinstance(claim, Moved):
-            return Decision((), claim)
+        claims = Claims(self.domain, view, self.partitions, self.known)
         records = [self._profile(after)]
-        if claim is None or claim.uid != uid:
-            obstacle = claims.obstacle(key)
-            if isinstance(obstacle, Moved):
-                return Decision((), obstacle)
-            if obstacle is None:
-                records.insert(0, self._claim(after))
+        if not claims.is_away(key):
+            claim = claims.find(key)
+            if isinstance(claim, Moved):
+                return Decision((), claim)
+            if claim is None or claim.uid != uid:
+                obstacle = claims.obstacle(key, uid)
+                if isinstance(obstacle, Moved):
+                    return Decision((), obstacle)
+                if obstacle is None:
+                    records.insert(0, self._claim(after))
         return Decision(records, Done(after.stored))
 
     def _change_email(self, view: View, before: Profile, after: Profile) -> Decision:
-        """Claim the new e-mail, write the profile (the commit point), release the old e-mail."""
-        uid = after.uid.encode()
-        claims = Claims(self.domain, view, self.partitions)
-        obstacle = claims.obstacle(after.address.key)
-        if obstacle is not None:
-            return Decision((), obstacle)
+        """Claim the new e-mail, write the profile (the commit point), release the old e-mail: what is this node's of it
+        in one transaction."""
+        uid, key = after.uid.encode(), after.address.key
+        claims = Claims(self.domain, view, self.partitions, self.known)
+        records = [self._profile(after)]
+        if claims.is_away(key):
+            if not claims.is_granted(key, after.version):
+                return Decision((), Unclaimed(key, uid, after.version))
+        else:
+            obstacle = claims.obstacle(key, uid)
+            if obstacle is not None:
+                return Decision((), obstacle)
+            records.insert(0, self._claim(after))
         release = claims.release(self.event, before.address.key, uid, after.version)
         if isinstance(release, Moved):
             return Decision((), release)
-        return Decision((self._claim(after), self._profile(after), *release), Done(after.stored))
+        if isinstance(release, Release):
+            return Decision(records, Done(after.stored, left=release))
+        return Decision((*records, *release), Done(after.stored))
 
     def _claim(self, after: Profile) -> ProducerRecord:
         key = after.address.key
@@ -194,6 +190,7 @@ class Delete:
     uid: str
     if_match: IfMatch
     is_if_match_required: bool
+    known: Known = NOTHING_KNOWN
 
     @property
     def event_id(self) -> bytes:
@@ -210,61 +207,16 @@ class Delete:
         refusal = precondition_failure(version, self.if_match, is_required=self.is_if_match_required)
         if refusal is not None:
             return Decision((), refusal)
-        release = Claims(self.domain, view, self.partitions).release(self.event, email_key_of(row), uid, version + 1)
+        claims = Claims(self.domain, view, self.partitions, self.known)
+        release = claims.release(self.event, email_key_of(row), uid, version + 1)
         if isinstance(release, Moved):
             return Decision((), release)
         tombstone = self.domain.records.profile(
             self.event, DELETED, partition=partition, uid=uid, version=version + 1, body=None
         )
+        if isinstance(release, Release):
+            return Decision((tombstone,), Done(None, left=release))
         return Decision((tombstone, *release), Done(None))
-
-
-class Claims:
-    """The claims of e-mails as one command sees them: it may only look into its own partitions."""
-
-    def __init__(self, domain: Domain, view: View, partitions: Sequence[int]) -> None:
-        self._domain = domain
-        self._view = view
-        self._partitions = partitions
-
-    def find(self, email_key: bytes) -> ClaimRow | Moved | None:
-        """Return the claim of an e-mail, whether or not it holds."""
-        partition = self._domain.partition_of(email_key)
-        if partition not in self._partitions:
-            return Moved((*self._partitions, partition))
-        row = self._view.get(SEARCH_STORE, partition, email_key)
-        return None if row is None else claim_of(row)
-
-    def obstacle(self, email_key: bytes) -> EmailTaken | Moved | None:
-        """Return what keeps a profile that does not carry the e-mail from claiming it, None if nothing does.
-
-        A claim proves nothing by itself: it holds exactly while the profile that it names carries the e-mail.
-        """
-        claim = self.find(email_key)
-        if claim is None or isinstance(claim, Moved):
-            return claim
-        partition = self._domain.partition_of(claim.uid)
-        if partition not in self._partitions:
-            return Moved((*self._partitions, partition))
-        row = self._view.get(PROFILE_STORE, partition, claim.uid)
-        if row is None or email_key_of(row) != email_key:
-            return None
-        return EmailTaken(claim.uid.decode())
-
-    def release(self, event: Event, email_key: bytes, uid: bytes, version: int) -> Sequence[ProducerRecord] | Moved:
-        """Return the tombstone of the claim that *uid* has, or nothing when the claim names another profile.
-
-        *version*: of the profile after the command; the claim is older, since it was made for an earlier one.
-        """
-        claim = self.find(email_key)
-        if isinstance(claim, Moved):
-            return claim
-        if claim is None or claim.uid != uid:
-            return ()
-        partition = self._domain.partition_of(email_key)
-        return (
-            self._domain.records.release(event, partition=partition, email_key=email_key, uid=uid, version=version),
-        )
 
 
 def precondition_failure(version: int, if_match: IfMatch, *, is_required: bool) -> Rejection | None:

@@ -33,6 +33,7 @@ UPDATED: _Header = ("ce_type", b"profile.updated")
 DELETED: _Header = ("ce_type", b"profile.deleted")
 _CLAIMED: _Header = ("ce_type", b"profile.email.claimed")
 _RELEASED: _Header = ("ce_type", b"profile.email.released")
+_PROVEN: _Header = ("ce_type", b"profile.ownership.proven")
 _RECORDED: _Header = ("ce_type", b"profile.request.recorded")
 
 
@@ -101,4 +102,11 @@ class Records:
         """Return what is remembered of an idempotent create."""
         return ProducerRecord(
             self._requests, partition, key, value, event.headers(_RECORDED, _REQUEST_SOURCE, uid, version)
+        )
+
+    def barrier(self, event: Event, *, partition: int, key: bytes) -> ProducerRecord:
+        """Return a record that changes nothing: the tombstone of a *key* that no request has. That it was committed
+        proves that its writer owned what he owned."""
+        return ProducerRecord(
+            self._requests, partition, key, None, event.headers(_PROVEN, _REQUEST_SOURCE, b"barrier", 0)
         )

@@ -3,7 +3,7 @@
 Nothing is decided and nothing waits here.
 """
 
-from app.profiles.commands import Domain
+from app.profiles.claims import Domain
 from app.profiles.email import InvalidEmail, normalise
 from app.profiles.events import Records
 from app.profiles.idempotency import request_key

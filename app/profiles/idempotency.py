@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from orjson import dumps, loads
 
 from app.profiles import model
-from app.profiles.commands import Claims, Domain, Done, creation_records
+from app.profiles.claims import NOTHING_KNOWN, Claims, Domain, Known, Unclaimed
+from app.profiles.commands import Done, creation_records
 from app.profiles.events import Event
 from app.profiles.model import NewProfile
 from app.profiles.results import IdempotencyKeyReused, ProfileGone
@@ -50,6 +51,7 @@ class IdempotentCreate:
     fingerprint: str
     now_ms: int
     ttl_ms: int
+    known: Known = NOTHING_KNOWN
 
     @property
     def event_id(self) -> bytes:
@@ -63,17 +65,24 @@ class IdempotentCreate:
             found = loads(row)
             if self.now_ms - found["at"] < self.ttl_ms:
                 return Decision((), self._repeat(view, found["uid"], found["fingerprint"]))
-        uid = self.uid.encode()
-        obstacle = Claims(self.domain, view, self.partitions).obstacle(self.content.address.key)
-        if obstacle is not None:
-            return Decision((), obstacle)
+        uid, email_key = self.uid.encode(), self.content.address.key
+        claims = Claims(self.domain, view, self.partitions, self.known)
+        is_away = claims.is_away(email_key)
+        if is_away:
+            if not claims.is_granted(email_key, 1):
+                return Decision((), Unclaimed(email_key, uid, 1))
+        else:
+            obstacle = claims.obstacle(email_key, uid)
+            if obstacle is not None:
+                return Decision((), obstacle)
         profile = model.created(self.uid, self.content, self.event.time)
         claim, state = creation_records(self.domain, self.event, profile)
         value = dumps({"fingerprint": self.fingerprint, "uid": self.uid, "status": _CREATED, "at": self.now_ms})
         memory = self.domain.records.request(
             self.event, partition=partition, key=self.key, value=value, uid=uid, version=1
         )
-        return Decision((claim, memory, state), Done(profile.stored, is_created=True))
+        records = (memory, state) if is_away else (claim, memory, state)
+        return Decision(records, Done(profile.stored, is_created=True))
 
     def _repeat(self, view: View, uid: str, fingerprint: str) -> Done | IdempotencyKeyReused | ProfileGone:
         """Return the first outcome again, with the representation as it is now."""

@@ -10,7 +10,8 @@ R1 A claim {uid, version, op} holds exactly while profile *uid* carries the e-ma
 R2 Who drives a command marks (uid, e-mail) before he claims, and until he knows the outcome.  NO_MARK, MARK_DROPPED
 R3 "Not held" is said after a fenced write that was made after the question.                                NO_BARRIER
 R4 A settled claim is replaced only if its op is still the one that was asked about.            NO_COMPARE_AND_SET
-R5 Each attempt has an op of its own, and a claim of the same profile is written anew with it.       CLAIM_NOT_RENEWED
+R5 Each writing of a claim has an op of its own, drawn by the writer: also where the claim names the same profile already,
+   and where the request is a late copy.                                           CLAIM_NOT_RENEWED, OP_OF_THE_SENDER
 R6 A claim never replaces one of the same profile with a greater version: it is a late copy.     OLDER_CLAIM_REPLACES
 R7 A granted claim serves one version of the profile. If the version is another one when the command is decided, the
    e-mail is claimed again.                                                                     GRANT_OF_OTHER_VERSION
@@ -18,8 +19,8 @@ R8 It serves one tenure: if the partition of *uid* was lost in between, and be i
    (another owner may have said "not held" meanwhile).                                          GRANT_OF_OTHER_TENURE
 R9 The profile is the commit point; the old e-mail is released behind it.                      RELEASE_BEFORE_COMMIT
 R10 A release names the profile's version and leaves newer claims of it alone.                     RELEASE_UNCHECKED
-R11 A claim that came to nothing is vacated by a question like any other, not by its op: a late copy of it may cover the
-   claim of the next attempt.                                                                         VACATED_BY_OP
+R11 A claim that came to nothing is vacated by a question like any other: the next attempt may have the same version.
+                                                                                             VACATED_WITHOUT_QUESTION
 R12 Who has both partitions looks at the row and at the marks of his own commands, in one step.    OWN_MARKS_IGNORED
 """
 
@@ -43,12 +44,13 @@ class Bug(Enum):
     NO_BARRIER = auto()
     NO_COMPARE_AND_SET = auto()
     CLAIM_NOT_RENEWED = auto()
+    OP_OF_THE_SENDER = auto()
     OLDER_CLAIM_REPLACES = auto()
     GRANT_OF_OTHER_VERSION = auto()
     GRANT_OF_OTHER_TENURE = auto()
     RELEASE_BEFORE_COMMIT = auto()
     RELEASE_UNCHECKED = auto()
-    VACATED_BY_OP = auto()
+    VACATED_WITHOUT_QUESTION = auto()
     OWN_MARKS_IGNORED = auto()
 
 
@@ -88,7 +90,6 @@ class Grant(NamedTuple):
 
 
 TAKEN, AGAIN, GONE, HELD, FREE, GRANTED, STALE = "taken", "again", "gone", "held", "free", "granted", "stale"
-NOT_WRITTEN = "not-written"
 
 
 class Protocol:
@@ -168,12 +169,10 @@ class Protocol:
                     row.email,
                 )
             if result != AGAIN:
-                return (yield from self._release_behind(node, uid, result))
+                return self._release_behind(node, uid, result)
         return REFUSED
 
-    def _change(
-        self, node: Node, event: int, uid: Key, email: Key, settled: int | None, grant: Grant | None
-    ) -> Append:
+    def _change(self, node: Node, event: int, uid: Key, email: Key, settled: int | None, grant: Grant | None) -> Append:
         both = {part_of(uid)} if grant is not None else {part_of(uid), part_of(email)}
 
         def decide(view: View) -> tuple[dict[Key, Any], Any]:
@@ -222,7 +221,7 @@ class Protocol:
             return self._with_release(node, view, uid, row.email, row.version + 1, {uid: None})
 
         result = yield Append({part_of(uid)}, decide)
-        return (yield from self._release_behind(node, uid, result))
+        return self._release_behind(node, uid, result)
 
     def create_once(self, node: Node, event: int, key: Key, uid: Key, email: Key) -> Steps:
         """An idempotent create: *key* and *uid* lie in one partition, the e-mail perhaps in another."""
@@ -265,45 +264,47 @@ class Protocol:
     ) -> Steps:
         """Claim *email* at its owner, then decide. The claim is left to `vacate` when nothing came of it."""
         tenure = node.tenure(part_of(uid))
-        is_marked = Bug.NO_MARK not in self._bugs
-        if is_marked:
-            node.mark(uid, email)
+        self._mark(node, uid, email)
         if Bug.RELEASE_BEFORE_COMMIT in self._bugs and old is not None:
             yield Call(part_of(old), "release", (old, uid, version))
-        op = self._fresh()
-        answer = yield Call(part_of(email), "claim", (email, uid, version, op))
+        answer = yield Call(part_of(email), "claim", (email, uid, version, self._fresh()))
         if answer != GRANTED:
-            if is_marked:
-                node.unmark(uid, email)
+            self._unmark(node, uid, email)
             if answer != TAKEN:
-                self._spawn(node, self._vacate_later(email, uid, op))
+                self._spawn(node, self._vacate_later(email, uid, version))
             return answer if answer in (TAKEN, AGAIN) else REFUSED
         command = append(Grant(version, tenure))
         result = yield command
         if result == UNKNOWN and Bug.MARK_DROPPED not in self._bugs:
-            self._spawn(node, self._unmark_later(node, command, uid, email, op))
+            self._spawn(node, self._unmark_later(node, command, uid, email, version))
             return UNKNOWN
-        if is_marked:
-            node.unmark(uid, email)
+        self._unmark(node, uid, email)
         if not isinstance(result, Done):
-            self._spawn(node, self._vacate_later(email, uid, op))
+            self._spawn(node, self._vacate_later(email, uid, version))
         return result
 
-    def _unmark_later(self, node: Node, command: Append, uid: Key, email: Key, op: int) -> Steps:
+    def _mark(self, node: Node, uid: Key, email: Key) -> None:
+        if Bug.NO_MARK not in self._bugs:
+            node.mark(uid, email)
+
+    def _unmark(self, node: Node, uid: Key, email: Key) -> None:
+        if Bug.NO_MARK not in self._bugs:
+            node.unmark(uid, email)
+
+    def _unmark_later(self, node: Node, command: Append, uid: Key, email: Key, version: int) -> Steps:
         """R2: the mark of an unknown outcome stays until a fence has shown what became of it."""
         yield Resolved(command)
-        node.unmark(uid, email)
-        yield from self._vacate_later(email, uid, op)
+        self._unmark(node, uid, email)
+        yield from self._vacate_later(email, uid, version)
 
-    def _vacate_later(self, email: Key, uid: Key, op: int) -> Steps:
-        yield Call(part_of(email), "vacate", (email, uid, op))
+    def _vacate_later(self, email: Key, uid: Key, version: int) -> Steps:
+        yield Call(part_of(email), "vacate", (email, uid, version))
 
-    def _release_behind(self, node: Node, uid: Key, result: Any) -> Steps:
+    def _release_behind(self, node: Node, uid: Key, result: Any) -> Any:
         """The command is answered first; its release may be lost."""
         if isinstance(result, Done) and result.old is not None:
             self._spawn(node, self._release_later(result.old, uid, result.version))
         return result
-        yield
 
     def _release_later(self, email: Key, uid: Key, version: int) -> Steps:
         for _ in range(2):
@@ -312,8 +313,9 @@ class Protocol:
 
     # What other nodes may ask.
 
-    def claim(self, node: Node, email: Key, uid: Key, version: int, op: int) -> Steps:
-        """At the owner of *email*: write the claim of a profile that another node owns."""
+    def claim(self, node: Node, email: Key, uid: Key, version: int, sent: int) -> Steps:
+        """At the owner of *email*: write the claim of a profile that another node owns. *sent* is the same in a
+        copy of the request; it matters to one of the bugs alone."""
 
         def append(settled: int | None) -> Append:
             def decide(view: View) -> tuple[dict[Key, Any], Any]:
@@ -324,7 +326,10 @@ class Protocol:
                     if Bug.CLAIM_NOT_RENEWED in self._bugs:
                         return {}, GRANTED
                 obstacle = self._obstacle(node, view, email, uid, settled)
-                return ({}, obstacle) if obstacle is not None else ({email: Claim(uid, version, op)}, GRANTED)
+                if obstacle is not None:
+                    return {}, obstacle
+                drawn = sent if Bug.OP_OF_THE_SENDER in self._bugs else self._fresh()
+                return {email: Claim(uid, version, drawn)}, GRANTED
 
             return Append({part_of(email)}, decide)
 
@@ -341,7 +346,7 @@ class Protocol:
                 return {}, HELD if is_held else FREE
             return {(part_of(uid), "barrier"): None}, FREE
 
-        return (yield Append({part_of(uid)}, decide, is_ordered=False))
+        return (yield Append({part_of(uid)}, decide))
 
     def release(self, node: Node, email: Key, uid: Key, version: int) -> Steps:
         """At the owner of *email*: profile *uid* does not carry it since its *version*."""
@@ -353,7 +358,7 @@ class Protocol:
 
         return (yield Append({part_of(email)}, decide))
 
-    def vacate(self, node: Node, email: Key, uid: Key, op: int) -> Steps:
+    def vacate(self, node: Node, email: Key, uid: Key, version: int) -> Steps:
         """At the owner of *email*: the claim of *uid* may have come to nothing."""
 
         def append(settled: int | None) -> Append:
@@ -361,8 +366,8 @@ class Protocol:
                 claim = view.get(email)
                 if claim is None or claim.uid != uid:
                     return {}, FREE
-                if Bug.VACATED_BY_OP in self._bugs:
-                    return ({email: None} if claim.op == op else {}), FREE
+                if Bug.VACATED_WITHOUT_QUESTION in self._bugs:
+                    return ({email: None} if claim.version == version else {}), FREE
                 obstacle = self._obstacle(node, view, email, (-1, ""), settled)
                 return ({}, obstacle) if obstacle is not None else ({email: None}, FREE)
 
@@ -373,4 +378,4 @@ class Protocol:
     def sweep(self, node: Node, email: Key) -> Steps:
         """The owner of *email* looks after its claim, once in a while."""
         claim = node.peek(email)
-        return (yield from self.vacate(node, email, claim.uid, -2)) if claim is not None else FREE
+        return (yield from self.vacate(node, email, claim.uid, claim.version)) if claim is not None else FREE

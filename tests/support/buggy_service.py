@@ -17,7 +17,7 @@ from typing import Any
 import app.profiles.commands
 import app.profiles.idempotency
 from app.cli.main import main
-from app.profiles.commands import Claims, Moved
+from app.profiles.claims import Ask, Claims, Moved
 from app.profiles.results import EmailTaken
 from app.profiles.rows import ClaimRow
 from app.profiles.service import ProfileService
@@ -114,7 +114,7 @@ def email_not_checked() -> None:
 def claim_not_released() -> None:
     """A claim holds for ever, also when its profile does not carry the e-mail any more."""
 
-    def obstacle(self: Claims, email_key: bytes) -> EmailTaken | Moved | None:
+    def obstacle(self: Claims, email_key: bytes, claimant: bytes | None) -> EmailTaken | Ask | Moved | None:
         claim = self.find(email_key)
         return EmailTaken(claim.uid.decode()) if isinstance(claim, ClaimRow) else claim
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from app.profiles import results
-from app.profiles.commands import Create, Delete, Domain, Done, Moved, Update
+from app.profiles.claims import Domain, Moved
+from app.profiles.commands import Create, Delete, Done, Update
 from app.profiles.email import normalise
 from app.profiles.events import Event, Records
 from app.profiles.model import Change, NewProfile
