@@ -25,7 +25,8 @@ from streams.queries.routing import Forward, Here, Local, Need, Refuse, Step, de
 T = TypeVar("T")
 
 MISDIRECTED = 421
-#: In an answer with that status: the uid whose owner can finish a search.
+#: Between nodes only: the header names the uid whose owner can finish a search.
+SEE_OTHER = 303
 CLAIM_HEADER = b"profile-claim"
 
 _PAUSE_S = 0.02  # before what failed is tried again; doubled each time
@@ -38,11 +39,10 @@ class OwnerUnreachable(Unavailable):
 
 
 class Misdirected(Exception):
-    """A peer asked for what this node has not: he gets our view. `claim_uid`: whose owner he should ask instead."""
+    """A peer asked for what this node has not: he gets our view."""
 
-    def __init__(self, partition: int, claim_uid: str | None = None) -> None:
+    def __init__(self, partition: int) -> None:
         super().__init__(f"partition {partition} is not here")
-        self.claim_uid = claim_uid
 
 
 class Answered(Exception):
@@ -56,7 +56,8 @@ class Answered(Exception):
 
 
 class ClaimFound(Exception):
-    """The owner of an e-mail knows its claim, and not the profile: ask the owner of *uid*."""
+    """The owner of an e-mail knows its claim, and not the profile: the owner of *uid* is to be asked, by the node that
+    the client chose."""
 
     def __init__(self, uid: str) -> None:
         super().__init__("the claim names a profile of another owner")
@@ -184,22 +185,17 @@ class Router:
             errand.trail.note(f"{hop}={step.node_id}; unreachable")
         else:
             errand.trail.note(f"{hop}={step.node_id}; status={reply.status}")
+            if reply.status == SEE_OTHER:
+                raise ClaimFound(dict(reply.headers)[CLAIM_HEADER].decode("latin-1"))
             if reply.status != MISDIRECTED:
                 raise Answered(step.node_id, reply)
-            self._learn(reply)
+            with suppress(ValueError):
+                self._node.offer_view(ClusterView.decode(reply.body))
             if self._node.view.epoch > known:
                 errand.excluded.clear()
                 return
         errand.failure = OwnerUnreachable("the owner cannot be reached", partition=errand.partition)
         errand.excluded.add(step.node_id)
-
-    def _learn(self, reply: PeerReply) -> None:
-        """Take the view of a node that was not the right one. Raises ClaimFound."""
-        claim = dict(reply.headers).get(CLAIM_HEADER)
-        if claim is not None:
-            raise ClaimFound(claim.decode("latin-1"))
-        with suppress(ValueError):
-            self._node.offer_view(ClusterView.decode(reply.body))
 
     async def _pause(self, errand: Errand) -> None:
         """Wait for a newer view, or a moment; then everybody is worth a try again."""

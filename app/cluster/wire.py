@@ -38,6 +38,8 @@ def decode_keys(body: bytes) -> list[bytes]:
             at = end
     except struct.error as error:
         raise ValueError("not a list of keys") from error
+    if at != len(body):
+        raise ValueError("not a list of keys")
     return keys
 
 
@@ -123,6 +125,8 @@ def decode_scan(answer: bytes) -> Scan:
             start = at + _ROW.size
             at = start + uid_size + body_size
             rows.append((answer[start : start + uid_size], answer[start + uid_size : at]))
+        if at != len(answer):
+            raise ValueError("the answer to a scan is cut short")
         return Scan(rows, partitions, ServedBy(*origin) if origin is not None else None)
     except (struct.error, TypeError) as error:
         raise ValueError("not the answer to a scan") from error

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import falcon
 from falcon.asgi import App, Request, Response
 
-from app.cluster.router import Answered, Misdirected, OwnerUnreachable
+from app.cluster.router import Answered, ClaimFound, Misdirected, OwnerUnreachable
 from app.http.context import REQUEST_ID, TRAIL
-from app.http.forward import write_answer, write_misdirected
+from app.http.forward import write_answer, write_claim, write_misdirected
 from app.http.problems import MEDIA_PROBLEM, Problem
 from app.profiles import results
 from app.profiles.results import ServedBy
@@ -48,12 +48,16 @@ def install(app: App[Request, Response], allow: Mapping[str, str], get_view: Cal
         write_answer(resp, error)
         explain(req, resp)
 
-    async def refuse_peer(_req: Request, resp: Response, error: Misdirected, _params: dict[str, Any]) -> None:
-        write_misdirected(resp, error, get_view().encode())
+    async def refuse_peer(_req: Request, resp: Response, _error: Misdirected, _params: dict[str, Any]) -> None:
+        write_misdirected(resp, get_view().encode())
+
+    async def redirect_peer(_req: Request, resp: Response, found: ClaimFound, _params: dict[str, Any]) -> None:
+        write_claim(resp, found)
 
     app.add_error_handler(Exception, answer_bug)
     app.add_error_handler(Answered, pass_on)
     app.add_error_handler(Misdirected, refuse_peer)
+    app.add_error_handler(ClaimFound, redirect_peer)
     app.add_error_handler(falcon.HTTPError, answer_falcon)
     for kind in (Problem, results.Rejection, errors.StreamsError):
         app.add_error_handler(kind, answer)

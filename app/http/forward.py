@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from falcon.asgi import Request, Response
 
-from app.cluster.router import MISDIRECTED, Answered, ClaimFound, Errand, Misdirected, Router
+from app.cluster.router import CLAIM_HEADER, MISDIRECTED, SEE_OTHER, Answered, ClaimFound, Errand, Router
 from app.cluster.trail import Trail
 from app.http.context import BODY, CALLER, REQUEST_ID, TRAIL, parameter
 from app.http.headers import is_uid
@@ -64,8 +64,8 @@ class Dispatch:
         due: Deadline,
         call: Callable[[ReadOptions, Deadline], Awaitable[T]],
     ) -> T:
-        """Return what *call* reads of the partition that the key is in. Raises Answered, Misdirected, and what *call*
-        raises."""
+        """Return what *call* reads of the partition that the key is in. Raises Answered, Misdirected (to a peer), and
+        what *call* raises."""
         trail = self._trail(req)
         if self._router is None:
             trail.begin()
@@ -102,7 +102,7 @@ class Dispatch:
                 raise
             uid, hops = found.uid, 1 if isinstance(found, ClaimElsewhere) else 2
         if caller is not None:
-            raise Misdirected(partition_for(uid.encode(), self._partitions()), uid)
+            raise ClaimFound(uid)
         errand = Errand(
             partition_for(uid.encode(), self._partitions()),
             _need_of(options),
@@ -172,13 +172,17 @@ def write_answer(resp: Response, answered: Answered) -> None:
         resp.data = reply.body
 
 
-def write_misdirected(resp: Response, error: Misdirected, view: bytes) -> None:
+def write_misdirected(resp: Response, view: bytes) -> None:
     """Tell a peer that this is not the place, and what we know of the cluster."""
     resp.status = MISDIRECTED
     resp.content_type = "application/json"
-    if error.claim_uid is not None:
-        resp.set_header("Profile-Claim", error.claim_uid)
     resp.data = view
+
+
+def write_claim(resp: Response, found: ClaimFound) -> None:
+    """Tell a peer whose owner can finish his search."""
+    resp.status = SEE_OTHER
+    resp.set_header(CLAIM_HEADER.decode(), found.uid)
 
 
 def with_hops(served_by: bytes, hops: int) -> bytes:

@@ -36,13 +36,8 @@ async def connected(nodes: Nodes) -> AsyncIterator[dict[str, Server]]:
         member.open(peers[name], gate)
         peers[name].set_view(view)
     try:
-        await until(
-            lambda: (
-                not any(
-                    one.is_suspected(other) for one in peers.values() for other in infos if other != one._via.decode()
-                )
-            )
-        )
+        pairs = [(peers[name], other) for name in infos for other in infos if other != name]
+        await until(lambda: not any(one.is_suspected(other) for one, other in pairs))
         yield servers
     finally:
         for name in infos:
