@@ -27,6 +27,14 @@ class Following:
         self._backoff = Backoff(initial_s=1.0, maximum_s=30.0)
         self._unused_since: dict[int, float] = {}
 
+    def is_due(self) -> bool:
+        """Say whether it is time for the next look."""
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_INTERVAL_S
+        return True
+
     def note_caught_up(
         self,
         tasks: Mapping[int, StreamTask],
@@ -35,10 +43,6 @@ class Following:
     ) -> None:
         """Note in each task when it was last known to have applied all that the log held. *caught_up_at*: the
         reader's; what it has handed over is applied, but for tasks of which something is held (*is_holding*)."""
-        now = self._clock.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK_INTERVAL_S
         for partition, task in tasks.items():
             if not is_holding(partition):
                 task.set_caught_up(min(caught_up_at(place) for place in task.topic_partitions()))

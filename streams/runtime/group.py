@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from streams.log.base import Ownership
-from streams.records import ProducerRecord, RecordBatch, TopicPartition
+from streams.records import Headers, ProducerRecord, RecordBatch, TopicPartition
 from streams.runtime.table import Pending
 from streams.runtime.task import StreamTask
 from streams.topology.graph import Topology
@@ -114,6 +114,10 @@ class Held:
             if note_events:
                 for record in batch.records:
                     self.events.update(value for name, value in record.headers if name == "ce_id")
+
+    def has_event(self, headers: Headers) -> bool:
+        """Say whether a record of the event that *headers* name was read."""
+        return any(name == "ce_id" and value in self.events for name, value in headers)
 
     def has_any(self, task: int) -> bool:
         """Say whether anything is held for *task*."""

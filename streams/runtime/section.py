@@ -21,7 +21,6 @@ Invariants:
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from enum import Enum
 
 from streams.clock import Clock, Deadline
 from streams.errors import (
@@ -37,10 +36,11 @@ from streams.errors import (
 from streams.log.base import LogWriter, Ownership
 from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Command, Decided, Refused, Unknown
+from streams.runtime.committed import CommittedGroups
 from streams.runtime.fencing import Fencing
 from streams.runtime.group import Group, GroupView, Held
 from streams.runtime.metrics import RuntimeMetrics
-from streams.runtime.states import TaskState
+from streams.runtime.states import SectionState, TaskState
 from streams.runtime.table import FencedTable, Pending
 from streams.runtime.task import StreamTask
 from streams.topology.graph import Topology
@@ -50,15 +50,6 @@ logger = logging.getLogger(__name__)
 _MAX_UNAPPLIED_GROUPS = 4  # committed groups that may wait for their read-back before the next one waits, too
 _NEAR_RECORDS = 20_000  # with a longer lag to the barrier, waiting commands are refused at once, not at their deadline
 _MAX_GROUP_BYTES = 768 * 1024  # below Kafka's default max.request.size of 1 MiB, headers and framing included
-
-
-class SectionState(Enum):
-    """See the module's picture."""
-
-    CLOSED = "closed"
-    FENCING = "fencing"
-    SETTLING = "settling"
-    OPEN = "open"
 
 
 class WriteSection:
@@ -96,18 +87,18 @@ class WriteSection:
         self._held = Held()
         self._fencing = Fencing(writer, clock, wakeup, append_timeout_s)
         self._group: Group | None = None  # being appended, or of unknown outcome
-        self._unapplied: list[Group] = []  # committed, oldest first
+        self._committed = CommittedGroups(table=table, clock=clock, metrics=metrics, position=self._position)
         self._solo_commands = 0  # so many commands go one by one, after a group was too large
 
     @property
     def is_idle(self) -> bool:
         """Whether no group is under way."""
-        return self._group is None and not self._unapplied
+        return self._group is None and not self._committed.groups
 
     @property
     def has_room(self) -> bool:
         """Whether another group could be begun."""
-        return self._group is None and len(self._unapplied) < _MAX_UNAPPLIED_GROUPS
+        return self._group is None and len(self._committed.groups) < _MAX_UNAPPLIED_GROUPS
 
     @property
     def has_news(self) -> bool:
@@ -137,9 +128,8 @@ class WriteSection:
         group in flight keeps its fate: known when its append ends, else found out by the next owner's fence; its
         callers are told at their deadlines."""
         self.owned -= partitions
-        for group in self._unapplied:  # The next owner reads them before he serves.
-            group.awaited = {at: end for at, end in group.awaited.items() if at.partition not in partitions}
-        self.applied()
+        self._ready -= partitions
+        self._committed.stop_awaiting(partitions)  # The next owner reads it before he serves.
         self._table.unpark()
         if not self.owned:
             self.ownership = None
@@ -158,16 +148,15 @@ class WriteSection:
                 self.state = SectionState.SETTLING
             else:
                 self._open()
-        if self._group is not None or self._unapplied:
+        if not self.is_idle:
             self._expire_members()
 
     def barrier_of(self, partition: int) -> Mapping[str, int] | None:
         """Return topic to offset that task *partition* must reach to be ready; None while no fence has told."""
         if self.state not in (SectionState.SETTLING, SectionState.OPEN):
             return None
-        return {
-            topic: self._fencing.barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics
-        }
+        barrier = self._fencing.barrier
+        return {topic: barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics}
 
     @property
     def unready(self) -> frozenset[int]:
@@ -211,7 +200,7 @@ class WriteSection:
         if not self.has_room:
             return
         limit = 1 if self._solo_commands else self._max_group_commands
-        view = GroupView(self._tasks, self._topology, [group.overlay for group in self._unapplied])
+        view = GroupView(self._tasks, self._topology, self._committed.overlays)
         group = Group(view)
         self._solo_commands = max(0, self._solo_commands - 1)
         pendings = self._table.take(limit)
@@ -226,7 +215,7 @@ class WriteSection:
         if group.records:
             self._append(group, self.ownership)
         elif group.members:  # They only read the overlay: they wait for the group that made it.
-            self._unapplied[-1].members.extend(group.members)
+            self._committed.groups[-1].members.extend(group.members)
 
     def _sort(self, pendings: Iterable[Pending]) -> None:
         """Park those of *pendings* that can be decided soon, and refuse the others now: where a partition is another
@@ -249,14 +238,8 @@ class WriteSection:
         """Return held batches that may be applied now: all of a group that is complete, and what no group touches."""
         if not self._held:
             return []
-        ready: list[RecordBatch] = []
-        for group in self._unapplied:
-            if not self._held.has_all(group.awaited, self._position):
-                break
-            ready += self._held.take_until(group.awaited)
-        blocked = self._blocked_by_group().union(*(group.awaited for group in self._unapplied))
-        ready += self._held.take_except(blocked)
-        return ready
+        ready = self._committed.release(self._held)
+        return ready + self._held.take_except(self._blocked_by_group() | self._committed.awaited)
 
     def _blocked_by_group(self) -> frozenset[TopicPartition]:
         """Return where the group that is being appended, or is of unknown outcome, may have records."""
@@ -281,22 +264,12 @@ class WriteSection:
         """Task *partition* begins anew: it has to come to the end of all that was committed before it is ready again,
         and nobody waits until then for what it reads back."""
         self._ready.discard(partition)
-        for group in self._unapplied:
-            self._fencing.raise_barrier({at: end for at, end in group.awaited.items() if at.partition == partition})
-            group.awaited = {at: end for at, end in group.awaited.items() if at.partition != partition}
-        self.applied()
+        self._fencing.raise_barrier(self._committed.stop_awaiting((partition,)))
         self._table.unpark()
 
     def applied(self) -> None:
         """After batches were applied: answer the members of every committed group that is applied now."""
-        while self._unapplied:
-            group = self._unapplied[0]
-            if any(self._position(partition) < end for partition, end in group.awaited.items()):
-                return
-            self._unapplied.pop(0)
-            self._metrics.group_applied(len(group.members), self._clock.monotonic() - group.begun_at)
-            for pending, result, records in group.members:
-                self._table.answer(pending, Decided(result, group.positions_of(records)))
+        self._committed.answer_applied()
 
     def _position(self, partition: TopicPartition) -> int:
         task = self._tasks.get(partition.partition)
@@ -316,10 +289,8 @@ class WriteSection:
         except StoreError as failure:
             assert view.failed_partition is not None, "only the view reads stores"
             self._on_damage(view.failed_partition, str(failure))
-            restoring = Restoring(
-                "the store of this partition is being rebuilt", partition=view.failed_partition, lag_records=0
-            )
-            self._table.answer(pending, Refused(restoring))
+            why = "the store of this partition is being rebuilt"
+            self._table.answer(pending, Refused(Restoring(why, partition=view.failed_partition, lag_records=0)))
         except StreamsError as refusal:
             self._table.answer(pending, Refused(refusal))
         except Exception as bug:
@@ -346,7 +317,9 @@ class WriteSection:
         """The append has ended: committed, certainly not appended, or unknown."""
         error = append.exception()
         if error is None:
-            self._committed(group, append.result())
+            self._group = None
+            self._held.events.clear()
+            self._await(group, append.result())
             return
         self._metrics.append_failed(error)
         if isinstance(error, OutcomeUnknown):
@@ -370,18 +343,13 @@ class WriteSection:
         self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
         self._fence(is_failure=True)
 
-    def _committed(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
+    def _await(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
         """*group* is in the log. Its callers wait until it can be read here; of a partition that nobody reads here,
         because it restores or was given up, whoever serves it next has read it."""
-        is_read = {at.partition: self._is_read(at.partition) for at in targets}
         group.targets = targets
-        group.awaited = {at: end for at, end in targets.items() if is_read[at.partition]}
-        self._fencing.raise_barrier({at: end for at, end in targets.items() if not is_read[at.partition]})
-        self._unapplied.append(group)
-        self._group = None
-        self._held.events.clear()
-        if not group.awaited:
-            self.applied()
+        awaited = {at: end for at, end in targets.items() if self._is_read(at.partition)}
+        self._fencing.raise_barrier({at: end for at, end in targets.items() if at not in awaited})
+        self._committed.add(group, awaited)
 
     def _is_read(self, partition: int) -> bool:
         return partition in self.owned and self._tasks[partition].state is TaskState.ACTIVE
@@ -394,7 +362,7 @@ class WriteSection:
                 self._table.answer(pending, Unknown(pending.command.event_id))
             return
         group.targets = self._fencing.barrier
-        is_there = all(self._has_event(record.headers) for record in group.records)
+        is_there = all(self._held.has_event(record.headers) for record in group.records)
         logger.info("append settled", extra={"commands": len(group.members), "is_written": is_there})
         for pending, result, records in group.members:
             if is_there:
@@ -402,23 +370,16 @@ class WriteSection:
         if not is_there:
             self._table.give_back([member[0] for member in group.members])
 
-    def _has_event(self, headers: Sequence[tuple[str, bytes]]) -> bool:
-        return any(name == "ce_id" and value in self._held.events for name, value in headers)
-
     def _expire_members(self) -> None:
         """Tell callers whose deadline has passed that the outcome is not known (yet)."""
         now = self._clock.monotonic()
-        for group in (*self._unapplied, *((self._group,) if self._group is not None else ())):
+        under_way = [self._group] if self._group is not None else []
+        for group in (*self._committed.groups, *under_way):
             for pending, _, _ in group.members:
                 if pending.deadline_at <= now and not pending.is_answered:
                     self._table.answer(pending, Unknown(pending.command.event_id))
-        group = self._group
-        if (
-            group is not None
-            and self._is_unknown
-            and self.state in (SectionState.CLOSED, SectionState.SETTLING)
-            and all(pending.is_answered for pending, _, _ in group.members)
-        ):
+        is_resting = self._is_unknown and self.state in (SectionState.CLOSED, SectionState.SETTLING)
+        if is_resting and all(pending.is_answered for group in under_way for pending, _, _ in group.members):
             self._group = None  # Nobody wants to know any more; a partition of it may take long to restore, or be gone.
             self._held.events.clear()
 

@@ -35,6 +35,15 @@ class TaskState(Enum):
     CLOSED = "closed"
 
 
+class SectionState(Enum):
+    """See the picture in `section.py`."""
+
+    CLOSED = "closed"
+    FENCING = "fencing"
+    SETTLING = "settling"
+    OPEN = "open"
+
+
 _LEGAL: dict[TaskState, frozenset[TaskState]] = {
     TaskState.CREATED: frozenset({TaskState.STANDBY, TaskState.CLOSED}),
     TaskState.STANDBY: frozenset({TaskState.STANDBY, TaskState.RESTORING, TaskState.CREATED, TaskState.CLOSED}),

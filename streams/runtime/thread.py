@@ -23,9 +23,9 @@ from streams.runtime.following import Following
 from streams.runtime.housekeeping import Housekeeper
 from streams.runtime.member import NodeMember
 from streams.runtime.metrics import RuntimeMetrics
-from streams.runtime.progress import RestoreProgress
-from streams.runtime.section import SectionState, WriteSection
-from streams.runtime.states import TaskState
+from streams.runtime.promotion import Promotion
+from streams.runtime.section import WriteSection
+from streams.runtime.states import SectionState, TaskState
 from streams.runtime.table import FencedTable
 from streams.runtime.task import StreamTask
 from streams.runtime.tasks import Tasks
@@ -87,13 +87,12 @@ class StreamThread:
         self._is_closed = False
         self._writer: LogWriter | None = None
         self._section: WriteSection | None = None
-        self._progress = RestoreProgress(clock)
         self._tenures = Tenures()
-        self._stamp = 0  # of the tenures, when the group said what is owned
         self._view: ClusterView = NOWHERE  # the group's newest; peers may know a newer one
         self._is_joined = False
         self._following = Following(node_id=config.node_id, clock=clock, cleanup_delay_s=config.state_cleanup_delay_s)
         self._housekeeper = Housekeeper(clock, self.post)
+        self._promotion = Promotion(self.tasks, self._tenures, self._housekeeper, clock)
         self._applier = Applier(
             tasks=self.tasks,
             waiters=self.waiters,
@@ -177,7 +176,8 @@ class StreamThread:
         section.start_group()
         self._table.flush()  # what is known by now must not wait for the log
         self._apply(section, section.hold(self._poll(section, timeout_s)))
-        self._promote(section)
+        if self._promotion.turn(section):
+            self._on_change()
         self._table.expire_queued(section.why_not_ready)
         self._table.flush()
         self._follow(section)
@@ -293,14 +293,12 @@ class StreamThread:
         self._metrics.rebalances += 1
         logger.info("partitions assigned", extra={"partitions": sorted(partitions)})
         self._is_joined = True
-        self._stamp = event.stamp
+        self._promotion.stamp = event.stamp
         self._give_up(section, section.owned - partitions)
         self._tasks.open(partitions)
         section.own(event.ownership)
         for partition in partitions:
-            task = self.tasks[partition]
-            if task.state is not TaskState.ACTIVE:
-                task.move_to(TaskState.RESTORING)
+            self._promotion.restore(self.tasks[partition])
         self._on_change()
 
     def _obey(self, view: ClusterView) -> None:
@@ -316,18 +314,14 @@ class StreamThread:
         """Own *partitions* no more; their tasks go on following."""
         section.give_up(partitions)
         for partition in partitions & self.tasks.keys():
-            task = self.tasks[partition]
-            task.barrier = None
-            self._retire(task, TaskState.STANDBY)
+            self.tasks[partition].barrier = None
+            self._promotion.retire(self.tasks[partition])
         self._on_change()
-
-    def _retire(self, task: StreamTask, state: TaskState) -> None:
-        self._tenures.interrupt(task.partition)
-        task.tenure = None
-        task.move_to(state)
 
     def _follow(self, section: WriteSection) -> None:
         """Look after the tasks that follow: how far they are, whether they are warm, whether anybody wants them."""
+        if not self._following.is_due():
+            return
         self._following.note_caught_up(self.tasks, self._reader.caught_up_at, section.is_holding)
         view, node_id = self._view, self._config.node_id
         if view is NOWHERE or self._config.role == OBSERVER:
@@ -370,13 +364,12 @@ class StreamThread:
         self._metrics.rebuilds += 1
         if owned and self._section is not None:
             self._section.rebuilding(task.partition)
-        self._tenures.interrupt(task.partition)
-        task.tenure = None
+        self._promotion.retire(task)
         task.rebuild(reason)
         task.move_to(TaskState.STANDBY)
         if owned:
             task.barrier = {topic: max(reached.get(topic, 0), barrier.get(topic, 0)) for topic in task.positions}
-            task.move_to(TaskState.RESTORING)
+            self._promotion.restore(task)
         self._read_again(task)
         self._on_change()
 
@@ -385,38 +378,3 @@ class StreamThread:
         if self._section is not None:
             self._section.forget_held(task.partition)
         self._tasks.assign_reader()
-
-    def _promote(self, section: WriteSection) -> None:
-        """Make tasks active that have reached their barrier, and tell the section which partitions are ready."""
-        if not section.unready:
-            section.settle()
-            return
-        is_changed = False
-        restoring: list[StreamTask] = []
-        for partition in section.unready:
-            task = self.tasks[partition]
-            fenced = section.barrier_of(partition)
-            if fenced is None:
-                restoring.append(task)
-                continue
-            older: Mapping[str, int] = task.barrier or {}
-            task.barrier = {topic: max(end, older.get(topic, 0)) for topic, end in fenced.items()}
-            if not task.has_reached(task.barrier) or not self._begin_tenure(task):
-                restoring.append(task)
-                continue
-            if task.state is not TaskState.ACTIVE:
-                task.move_to(TaskState.ACTIVE)
-                self._housekeeper.write(task, task.mark_caught_up)
-                is_changed = True
-            section.set_ready(partition)
-        self._progress.report(restoring)
-        section.settle()
-        if is_changed:
-            active = sorted(p for p, task in self.tasks.items() if task.state is TaskState.ACTIVE)
-            logger.info("partitions active", extra={"partitions": active})
-            self._on_change()
-
-    def _begin_tenure(self, task: StreamTask) -> bool:
-        """Say whether the partition is still this node's, as far as the group's own thread knows."""
-        task.tenure = self._tenures.begin(task.partition, self._stamp)
-        return task.tenure is not None

@@ -221,12 +221,12 @@ BUGS = ["answer-before-apply", "no-settlement", "unknown-as-not-written", "ignor
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_judge_finds_seeded_bugs(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bug, put into the write section on purpose, is caught within a few hundred histories."""
-    from streams.runtime.group import GroupView
+    from streams.runtime.group import GroupView, Held
 
     if bug == "answer-before-apply":
         monkeypatch.setattr(WriteSection, "_position", lambda self, place: 10**9)
     elif bug == "no-settlement":
-        monkeypatch.setattr(WriteSection, "_has_event", lambda self, headers: False)
+        monkeypatch.setattr(Held, "has_event", lambda self, headers: False)
     elif bug == "unknown-as-not-written":
         monkeypatch.setattr("streams.runtime.section.Unknown", lambda event_id: Refused(NotWritten("bug")))
     else:

@@ -5,7 +5,7 @@ import pytest
 from streams.errors import Draining, LogUnavailable, NotOwner, NotWritten, Overloaded, RecordTooLarge, Restoring
 from streams.records import ProducerRecord, TopicPartition
 from streams.runtime.commands import Decided, Refused, Unknown
-from streams.runtime.section import SectionState
+from streams.runtime.states import SectionState
 from streams.testing import Fault
 from tests.streams.runtime.rig import INDEX, ROWS, Put, Rig
 

@@ -1,0 +1,75 @@
+"""Makes tasks active: those that are owned and have applied the barrier of the last fence. The stream thread's."""
+
+import logging
+from collections.abc import Mapping
+
+from streams.clock import Clock
+from streams.runtime.housekeeping import Housekeeper
+from streams.runtime.progress import RestoreProgress
+from streams.runtime.section import WriteSection
+from streams.runtime.states import TaskState
+from streams.runtime.task import StreamTask
+from streams.runtime.tenure import Tenures
+
+logger = logging.getLogger(__name__)
+
+
+class Promotion:
+    """From RESTORING to ACTIVE, and back to STANDBY."""
+
+    def __init__(
+        self, tasks: Mapping[int, StreamTask], tenures: Tenures, housekeeper: Housekeeper, clock: Clock
+    ) -> None:
+        #: Of the tenures, when the group said what is owned.
+        self.stamp = 0
+        self._tasks = tasks
+        self._tenures = tenures
+        self._housekeeper = housekeeper
+        self._progress = RestoreProgress(clock)
+
+    def turn(self, section: WriteSection) -> bool:
+        """Promote what has reached its barrier and tell *section* which partitions are ready; return whether any task
+        has changed its state."""
+        if not section.unready:
+            section.settle()
+            return False
+        is_changed = False
+        restoring: list[StreamTask] = []
+        for partition in section.unready:
+            task = self._tasks[partition]
+            fenced = section.barrier_of(partition)
+            if fenced is None:
+                restoring.append(task)
+                continue
+            older: Mapping[str, int] = task.barrier or {}
+            task.barrier = {topic: max(end, older.get(topic, 0)) for topic, end in fenced.items()}
+            if not task.has_reached(task.barrier) or not self._begin_tenure(task):
+                restoring.append(task)
+                continue
+            if task.state is not TaskState.ACTIVE:
+                task.move_to(TaskState.ACTIVE)
+                self._housekeeper.write(task, task.mark_caught_up)
+                is_changed = True
+            section.set_ready(partition)
+        self._progress.report(restoring)
+        section.settle()
+        if is_changed:
+            active = sorted(p for p, task in self._tasks.items() if task.state is TaskState.ACTIVE)
+            logger.info("partitions active", extra={"partitions": active})
+        return is_changed
+
+    def restore(self, task: StreamTask) -> None:
+        """The partition of *task* is owned now: it has to reach a barrier, unless it was active all the time."""
+        if task.state is not TaskState.ACTIVE:
+            task.move_to(TaskState.RESTORING)
+
+    def retire(self, task: StreamTask) -> None:
+        """*task* only follows from now on: its partition is owned no more, or its state begins anew."""
+        self._tenures.interrupt(task.partition)
+        task.tenure = None
+        task.move_to(TaskState.STANDBY)
+
+    def _begin_tenure(self, task: StreamTask) -> bool:
+        """Say whether the partition is still this node's, as far as the group's own thread knows."""
+        task.tenure = self._tenures.begin(task.partition, self.stamp)
+        return task.tenure is not None
