@@ -141,6 +141,8 @@ class Probes:
             await self._load.perform(caller, made)
             if made.outcome is Outcome.OK:
                 self._uids[partition] = made.uid
+                self._load.reserved.add(made.uid)  # Else somebody deletes it.
+                self._load.known.pop(made.uid, None)
         caller.close()
 
     def start(self) -> None:

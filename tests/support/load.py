@@ -53,6 +53,8 @@ class Load:
         self.failed: list[Operation] = []
         #: Uid to the last version that any client saw.
         self.known: dict[str, int] = {}
+        #: Profiles that are none of the clients' business.
+        self.reserved: set[str] = set()
         #: Uid to the token of an acknowledged write, and the version that it made.
         self._tokens: dict[str, tuple[str, int]] = {}
         self.slowest_s = 0.0
@@ -321,7 +323,8 @@ class Load:
             op.email = op.email if op.kind is Kind.SEARCH else document["email"]
             if op.kind is Kind.SEARCH and document["email"] != op.email:
                 op.outcome, op.detail = Outcome.UNEXPECTED, f"another e-mail: {document}"
-        self.known[op.uid] = max(self.known.get(op.uid, 0), version)
+        if op.uid not in self.reserved:
+            self.known[op.uid] = max(self.known.get(op.uid, 0), version)
 
 
 def _note_staleness(op: Operation, reply: Reply, wish: Mapping[str, str]) -> None:
