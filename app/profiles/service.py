@@ -29,7 +29,7 @@ class ProfileService:
     ) -> None:
         ground = self._ground = Ground(node=node, topics=topics, settings=settings)
         self.reads = Reads(ground, clock)
-        self._writes = Writes(ground, table=table, clock=clock, random=random)
+        self.writes = Writes(ground, table=table, clock=clock, random=random)
 
     def get_now(self, uid: bytes) -> tuple[bytes, bytes, bytes] | None:
         """See Reads.get_now."""
@@ -67,20 +67,20 @@ class ProfileService:
 
     async def create(self, document: object, *, idempotency_key: str | None, deadline: Deadline) -> Written:
         """See Writes.create."""
-        return await self._writes.create(document, idempotency_key=idempotency_key, deadline=deadline)
+        return await self.writes.create(document, idempotency_key=idempotency_key, deadline=deadline)
 
     async def replace(self, uid: str, document: object, *, if_match: IfMatch, deadline: Deadline) -> Written:
         """See Writes.replace."""
-        return await self._writes.replace(uid, document, if_match=if_match, deadline=deadline)
+        return await self.writes.replace(uid, document, if_match=if_match, deadline=deadline)
 
     async def patch(self, uid: str, document: object, *, if_match: IfMatch, deadline: Deadline) -> Written:
         """See Writes.patch."""
-        return await self._writes.patch(uid, document, if_match=if_match, deadline=deadline)
+        return await self.writes.patch(uid, document, if_match=if_match, deadline=deadline)
 
     async def delete(self, uid: str, *, if_match: IfMatch, deadline: Deadline) -> Written:
         """See Writes.delete."""
-        return await self._writes.delete(uid, if_match=if_match, deadline=deadline)
+        return await self.writes.delete(uid, if_match=if_match, deadline=deadline)
 
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:
         """See Writes.position_token."""
-        return self._writes.position_token(positions)
+        return self.writes.position_token(positions)
