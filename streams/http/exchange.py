@@ -111,8 +111,6 @@ class Exchange:
             raise PeerRefused(refusal)
         if word == FAILED:
             raise PeerLost(f"node {info.node_id} failed: {reply.body[:200].decode(errors='replace')}")
-        if (word == LET_IN) is (kind == CALL):
-            raise PeerLost(f"node {info.node_id} answered another kind of request")
         return reply, known_epoch
 
     def _verify(self, reply: PeerReply, nonce: str, node_id: str) -> tuple[str, int]:

@@ -8,10 +8,10 @@ other do not wait in a circle.
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from streams.clock import Clock, Deadline
 from streams.cluster import ClusterView, NodeInfo
@@ -58,7 +58,6 @@ _STATUS = {STALE: 401, REPLAYED: 401, ANOTHER_NODE: 401, UNKNOWN: 404, NOT_OWNER
 _FORWARDED = "forwarded"
 
 Run = Callable[[bytes, Caller], Awaitable[bytes]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Operation(NamedTuple):
@@ -82,7 +81,8 @@ class Refused(Exception):
 @dataclass(slots=True)
 class Visit:
     """A request that was let in, and its place among those in progress: leave the `with` block when it is answered.
-    `headers`: what of its header the sender signed; nothing else may be looked at."""
+    `headers`: what of its header the sender signed; nothing else may be looked at. `proof`: a field that the answer's
+    header must have, or the peer takes it for that of a stranger who got hold of this node's address."""
 
     caller: Caller
     headers: Headers
@@ -95,17 +95,6 @@ class Visit:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._in_flight[self.kind] -= 1
-
-    def proving(self, send: Send) -> Send:
-        """Return an ASGI *send* that adds `proof` to the answer's header: without it the peer takes the answer for a
-        stranger's, who got hold of this node's address."""
-
-        async def with_proof(event: MutableMapping[str, Any]) -> None:
-            if event["type"] == "http.response.start":
-                event["headers"] = [*event["headers"], self.proof]
-            await send(event)
-
-        return with_proof
 
 
 @dataclass(slots=True)

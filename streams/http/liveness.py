@@ -140,6 +140,10 @@ class Liveness:
         if hello.view is not None and hello.view.epoch > self.epoch:
             self._offer_view(hello.view)
 
+    def note_answer(self, watch: Watch) -> None:
+        """The peer answered something else, signed: as good a sign of life as a ping, and a busy peer gives many."""
+        watch.answered_at = self._clock.monotonic()
+
     async def stop(self) -> None:
         """Stop watching. Idempotent."""
         tasks = [watch.task for watch in self._watches.values() if watch.task is not None]

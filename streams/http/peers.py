@@ -187,6 +187,7 @@ class HttpPeers:
                 if message.method not in _READS or not may_repeat or not watch.is_alive:
                     raise
             else:
+                self._liveness.note_answer(watch)
                 self._liveness.nudge(watch, epoch)
                 return reply
             may_repeat = False

@@ -52,6 +52,7 @@ class Server:
     is_frozen: bool = False
     closes_unanswered: int = 0
     delay_s: float = 0.0
+    ping_delay_s: float = 0.0
     requests: list[PeerRequest] = field(default_factory=list)
     received: bytearray = field(default_factory=bytearray)
     port: int = 0
@@ -81,8 +82,7 @@ class Server:
                 if self.closes_unanswered and not is_ping:
                     self.closes_unanswered -= 1
                     return
-                if not is_ping:
-                    await asyncio.sleep(self.delay_s)
+                await asyncio.sleep(self.ping_delay_s if is_ping else self.delay_s)
                 writer.write(encode(await self.answer(request, writer.get_extra_info("peername")[0])))
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass

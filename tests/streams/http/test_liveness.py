@@ -81,6 +81,23 @@ def test_a_slow_peer_holds_up_nobody_else() -> None:
     asyncio.run(run())
 
 
+def test_a_peer_that_answers_requests_is_not_suspected_for_its_pings() -> None:
+    """A busy peer that is late with one and not with the other is alive; when it falls silent altogether, it is not."""
+
+    async def run() -> None:
+        async with cluster("a", "b", settings=ORDINARY) as (a, b):
+            await all_alive(a, "b")
+            b.server.ping_delay_s = 30
+            started = CLOCK.monotonic()
+            while CLOCK.monotonic() - started < 1.2:
+                assert (await a.peers.forward("b", get(), soon())).status == 200
+                assert not a.peers.is_suspected("b")
+                await asyncio.sleep(0.02)
+            assert await until(lambda: a.peers.is_suspected("b")) < 0.7
+
+    asyncio.run(run())
+
+
 def test_a_new_peer_is_alive_after_its_first_answer() -> None:
     """Until then it is suspected, but a request may be tried: it waits for the proof."""
 
@@ -143,11 +160,12 @@ def test_a_peer_that_leaves_the_view_is_not_waited_for() -> None:
 
 
 def test_a_pause_of_our_own_makes_nobody_suspect() -> None:
-    """After it all timers are late at once; that says nothing about the peers."""
+    """After it all timers are late at once; that says nothing about a peer that takes a moment to answer."""
 
     async def run() -> None:
-        async with cluster("a", "b", settings=ORDINARY) as (a, _b):
+        async with cluster("a", "b", settings=ORDINARY) as (a, b):
             await all_alive(a, "b")
+            b.server.ping_delay_s = 0.1
             suspected: list[float] = []
             for _ in range(3):
                 time.sleep(0.9)  # the whole process stands still
