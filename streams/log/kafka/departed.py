@@ -16,6 +16,7 @@ from streams.errors import LogUnavailable
 from streams.log.kafka.clients import open_client
 from streams.log.kafka.settings import KafkaSettings, producer_config
 from streams.log.kafka.topics import Topics
+from streams.records import TopicPartition
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +37,21 @@ class Departed:
         self._clock = clock
         self._looked_at = -1
 
-    def fence(self, generation: int) -> None:
-        """Look once for each *generation*; returns at once. Errors are logged: the broker's time-out does the rest."""
+    def fence(self, partitions: Collection[TopicPartition], generation: int) -> None:
+        """Look for who left a transaction open in *partitions*, once for each *generation*; returns at once. Errors are
+        logged: the broker's time-out does the rest."""
         if generation == self._looked_at:
             return
         self._looked_at = generation
-        threading.Thread(target=self._fence, name="kafka-fence-departed", daemon=True).start()
+        threading.Thread(target=self._fence, args=(partitions,), name="kafka-fence-departed", daemon=True).start()
 
-    def _fence(self) -> None:
+    def _fence(self, partitions: Collection[TopicPartition]) -> None:
         prefix = f"{self._settings.application_id}-"
         live = frozenset(self._live_nodes())
         if not live:
             return  # The group is not known: nobody can be said to have left it.
         try:
-            ids = self._topics.open_transactions(Deadline.after(_LOOK_S, self._clock))
+            ids = self._topics.open_transactions(partitions, Deadline.after(_LOOK_S, self._clock))
         except LogUnavailable as error:
             logger.warning("open transactions not looked for", extra={"reason": str(error)})
             return

@@ -6,7 +6,7 @@ Invariant: a topic that would lose data, or whose keys would go to other partiti
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -91,13 +91,18 @@ class Topics:
         found = self._ask(lambda admin: admin.list_partition_offsets(specs), deadline, "ask for end offsets")
         return {TopicPartition(*partition): int(end.offset) for partition, end in found.items()}
 
-    def open_transactions(self, deadline: Deadline) -> list[str]:
-        """Return the transactional ids of all transactions that are not decided, whoever began them. Raises
-        LogUnavailable."""
-        found = self._ask(
-            lambda admin: admin.list_transactions(state_filters=["Ongoing"]), deadline, "list open transactions"
-        )
-        return [one.transactional_id for listings in found.values() for one in listings]
+    def open_transactions(self, partitions: Collection[TopicPartition], deadline: Deadline) -> list[str]:
+        """Return the transactional ids of the undecided transactions that write to any of *partitions*, whoever began
+        them. Raises LogUnavailable."""
+        wanted = {KafkaTopicPartition(*partition) for partition in partitions}
+
+        def touching(admin: KafkaAdminClient) -> list[str]:
+            listings = admin.list_transactions(state_filters=["Ongoing"])
+            ids = [one.transactional_id for found in listings.values() for one in found]
+            described = admin.describe_transactions(ids) if ids else {}
+            return [name for name, one in described.items() if not wanted.isdisjoint(one.topic_partitions)]
+
+        return self._ask(touching, deadline, "list open transactions")
 
     def assignments(self, group: str, deadline: Deadline) -> list[bytes] | None:
         """Return the encoded assignment of each member of *group*; None while the group is not stable, empty when it

@@ -93,7 +93,8 @@ class Transactions:
         check_usable(ownership)
         self.discard()
         partitions = sorted(ownership.partitions)
-        self._departed.fence(ownership.generation)
+        everything = [TopicPartition(name, number) for name in self._names for number in partitions]
+        self._departed.fence(everything, ownership.generation)
         try:
             # A new producer of our id: what an older one left open is aborted, and it can commit no more.
             self._open(operation.deadline)
@@ -106,7 +107,6 @@ class Transactions:
                 )
             # Only now the end. Not the last stable offset: that may lie below what was committed behind an open
             # transaction.
-            everything = [TopicPartition(name, number) for name in self._names for number in partitions]
             return self._topics.high_watermarks(everything, operation.deadline) if everything else {}
         except KafkaError as error:
             self.discard()
