@@ -166,39 +166,39 @@ class Plan:
         self._load[name] += 1
 
     def take_over(self) -> None:
-        """Give away what nobody owns: to members that hold its state, as long as they stay in balance; else to those
-        for whom it is short enough to restore; else to one that holds it, whatever its load."""
+        """Give away what nobody owns: to the least loaded of those that hold its state, else of those for whom it is
+        short enough to restore (one of them always exists: the furthest)."""
         self._free = {number for number, owner in enumerate(self._owner) if owner is None} - self._withheld
-        free = {partition: [name for name in self._names if self._is_warm(name, partition)] for partition in self._free}
-        left = [
-            partition
-            for partition in sorted(free, key=lambda number: (len(free[number]), number))
-            if not self._give_to_least(partition, [name for name in free[partition] if self._has_room(name)])
-        ]
-        for partition in left:
-            near = [name for name in self._names if self._lag(name, partition) <= CAUGHT_UP_RECORDS]
-            if not self._give_to_least(partition, [name for name in near if self._has_room(name)]):
-                self._give_to_least(partition, free[partition] or near)
+        able = {
+            partition: [name for name in self._names if self._is_warm(name, partition)]
+            or [name for name in self._names if self._lag(name, partition) <= CAUGHT_UP_RECORDS]
+            for partition in self._free
+        }
+        for partition in sorted(able, key=lambda number: (len(able[number]), number)):
+            names = able[partition]
+            self.give(partition, min(names, key=lambda name: (self._load[name], self._lag(name, partition), name)))
 
     def balance(self) -> None:
-        """Choose what has to move so that no member owns two partitions more than another: no more than needed, and
-        first what can move without a warm-up. Who is warming up something already goes on with that."""
+        """Choose what has to move so that no member owns two partitions more than another: no more than needed; first
+        what nobody has to give up (else what was given up for a member would not get there), then what can move
+        without a warm-up. Who is warming up something already goes on with that."""
         share, rest = divmod(self._partitions, len(self._names))
-        ranked = sorted(self._names, key=lambda name: (-self._load[name], name))
+        kept = Counter(owner for number, owner in enumerate(self._owner) if number not in self._free)
+        ranked = sorted(self._names, key=lambda name: (-kept[name], -self._load[name], name))
         room = {name: share + (rank < rest) - self._load[name] for rank, name in enumerate(ranked)}
         moves = sorted(
-            (self._distance(name, partition), partition, name)
+            (not self._is_free_for(name, partition), self._distance(name, partition), partition, name)
             for partition, owner in enumerate(self._owner)
             if owner is not None and room[owner] < 0
             for name in self._names
             if room[name] > 0
         )
-        for _, partition, name in moves:
+        for _, _, partition, name in moves:
             owner = self._owner[partition]
             if owner is None or owner == name or partition in self._target or room[name] <= 0 or room[owner] >= 0:
                 continue
-            if partition in self._free and self._lag(name, partition) <= CAUGHT_UP_RECORDS:
-                self._owner[partition] = name  # Nobody has to give it up first.
+            if self._is_free_for(name, partition):
+                self._owner[partition] = name
             else:
                 self._target[partition] = name
             room[name] -= 1
@@ -276,24 +276,16 @@ class Plan:
         """Whether *name* holds the state and can go on with it at once."""
         return partition in self._members[name].positions and self._lag(name, partition) <= CAUGHT_UP_RECORDS
 
+    def _is_free_for(self, name: str, partition: int) -> bool:
+        """Whether *name* can have *partition* in this generation, and soon be up."""
+        return partition in self._free and self._lag(name, partition) <= CAUGHT_UP_RECORDS
+
     def _distance(self, name: str, partition: int) -> tuple[int, int]:
         """How long *name* takes until it can own *partition*: sorts."""
         lag, holds = self._lag(name, partition), partition in self._members[name].positions
         if lag <= CAUGHT_UP_RECORDS:
             return (0, 0) if holds else (1, 0)
         return (2, lag) if holds else (3, 0)
-
-    def _has_room(self, name: str) -> bool:
-        """Whether *name* can own one more and still be in balance when all is given away."""
-        share, rest = divmod(self._partitions, len(self._names))
-        if self._load[name] != share:
-            return self._load[name] < share
-        return sum(load > share for load in self._load.values()) < rest
-
-    def _give_to_least(self, partition: int, names: Sequence[str]) -> bool:
-        if names:
-            self.give(partition, min(names, key=lambda name: (self._load[name], self._lag(name, partition), name)))
-        return bool(names)
 
     def _followers(self, partition: int) -> list[str]:
         """Return who follows *partition* until now, and its owner if that gives it up: they need no restore."""
