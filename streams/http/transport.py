@@ -64,9 +64,10 @@ class Transport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # ValueError: the answer is no HTTP, or aiohttp refuses to send the request.
             place = f"{address.scheme}://{address.host}:{address.port}"
+            why = type(error.__cause__ or error).__name__  # the text of some quotes what was sent
             if sending.has_connection:
-                raise PeerLost(f"no answer of {place}: {type(error).__name__}") from error
-            raise PeerUnreachable(f"{place} cannot be reached: {type(error).__name__}") from error
+                raise PeerLost(f"no answer of {place}: {why}") from error
+            raise PeerUnreachable(f"{place} cannot be reached: {why}") from error
 
     async def close(self) -> None:
         """Close all connections."""
@@ -132,4 +133,4 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
     try:
         return await handler(request)
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        raise aiohttp.ClientError(type(error).__name__) from error
+        raise aiohttp.ClientError from error
