@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from app.profiles import model
 from app.profiles.claims import NOTHING_KNOWN, Claims, Domain, Known, Moved, Release, Unclaimed
-from app.profiles.events import CREATED, DELETED, UPDATED, Event, Records
+from app.profiles.events import CREATED, DELETED, UPDATED, Event
 from app.profiles.model import Change, NewProfile, Profile
 from app.profiles.requests import ANY, IfMatch
 from app.profiles.results import (

@@ -73,3 +73,31 @@ class ProfileSettings:
     email_policy: EmailPolicy = EmailPolicy.PUBLIC
     is_if_match_required: bool = False
     idempotency_ttl_ms: int = 86_400_000
+
+
+class Owners(Protocol):
+    """The owners of other partitions, as far as settling e-mails needs them (`app.profiles.remote_claims`). Event loop.
+
+    Each call finds the owner of *partition* and raises Unavailable when he did not answer before *deadline*: he may
+    have done what was asked or not, or may yet do it.
+    """
+
+    def is_mine(self, partition: int) -> bool:
+        """Say whether this node owns *partition*, as far as it knows."""
+        ...
+
+    async def claim(
+        self, partition: int, email_key: bytes, uid: bytes, version: int, deadline: Deadline
+    ) -> bytes | None:
+        """Have the e-mail claimed for *version* of the profile *uid*. Return None when it is, or else who has it."""
+        ...
+
+    async def held(self, partition: int, uid: bytes, email_key: bytes, deadline: Deadline) -> bool:
+        """Say whether the profile *uid* carries the e-mail, or a command that may make it so is under way."""
+        ...
+
+    async def release(
+        self, partition: int, email_key: bytes, uid: bytes, version: int | None, deadline: Deadline
+    ) -> None:
+        """Have the claim of *uid* removed: what is older than *version*; with None, if it does not hold."""
+        ...

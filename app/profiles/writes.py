@@ -5,38 +5,35 @@ known, or as unknown. The event loop only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
-from app.profiles.commands import Create, Delete, Done, Moved, Update
+from app.profiles.commands import Create, Delete, Update
 from app.profiles.events import Event
 from app.profiles.ground import Ground
 from app.profiles.idempotency import IdempotentCreate, fingerprint_of, request_key
 from app.profiles.model import Change, timestamp
-from app.profiles.ports import Table
+from app.profiles.ports import Owners, Table
+from app.profiles.remote_claims import ALONE
 from app.profiles.requests import ORIGIN, TRACEPARENT, IfMatch
-from app.profiles.results import IdempotencyInProgress, ValidationFailed, WriteOutcomeUnknown, Written
+from app.profiles.results import IdempotencyInProgress, ValidationFailed, Written
 from app.profiles.rows import email_key_of
 from app.profiles.schema import Validator
+from app.profiles.settlement import Settlement
 from app.profiles.topics import PROFILE_STORE
-from app.profiles.uids import RandomBytes, draw_uid, random_id, text_of
+from app.profiles.uids import RandomBytes, draw_uid, random_id
 from streams.clock import Clock, Deadline
-from streams.errors import NotOwner, NotWritten, Unavailable
+from streams.errors import Unavailable
 from streams.records import TopicPartition
-from streams.runtime.commands import Command, Decided, Refused
-
-_MAX_MOVES = 8  # times that a command may find out that it needs another partition
-
-
-class SettlementUnavailable(NotOwner):
-    """The command also needs a partition that another node owns, and settling between two owners does not exist yet."""
 
 
 class Writes:
     """The writing half of the profile API without HTTP. One instance for each process; the event loop only."""
 
-    def __init__(self, ground: Ground, *, table: Table, clock: Clock, random: RandomBytes) -> None:
+    def __init__(
+        self, ground: Ground, *, table: Table, clock: Clock, random: RandomBytes, owners: Owners = ALONE
+    ) -> None:
         self._ground = ground
-        self._table = table
+        #: What other owners ask goes straight there.
+        self.settlement = Settlement(ground, table=table, owners=owners, clock=clock, random=random)
         self._clock = clock
         self._random = random
         self._settings = ground.settings
@@ -55,7 +52,7 @@ class Writes:
         if idempotency_key is None:
             # The uid is drawn for the e-mail's partition, so that one owner writes claim and profile.
             uid = self._uid(email_partition)
-            return await self._execute(Create(domain, event, (email_partition,), uid, content), deadline)
+            return await self.settlement.run(Create(domain, event, (email_partition,), uid, content), deadline)
         key = request_key("", idempotency_key)
         if key in self._creating:
             raise IdempotencyInProgress("a request with this key is still running")
@@ -73,7 +70,7 @@ class Writes:
         )
         self._creating.add(key)
         try:
-            return await self._execute(command, deadline)
+            return await self.settlement.run(command, deadline)
         finally:
             self._creating.discard(key)
 
@@ -92,7 +89,7 @@ class Writes:
         Unavailable."""
         partitions = self._partitions_of(uid.encode(), None)
         is_required = self._settings.is_if_match_required
-        return await self._execute(
+        return await self.settlement.run(
             Delete(self._ground.domain, self._event(), partitions, uid, if_match, is_required), deadline
         )
 
@@ -116,26 +113,9 @@ class Writes:
         address = content.address if isinstance(content, Change) else None
         partitions = self._partitions_of(uid.encode(), address.key if address is not None else None)
         is_required = self._settings.is_if_match_required
-        return await self._execute(
+        return await self.settlement.run(
             Update(self._ground.domain, self._event(), partitions, uid, content, if_match, is_required), deadline
         )
-
-    async def _execute(self, command: Create | IdempotentCreate | Update | Delete, deadline: Deadline) -> Written:
-        for _ in range(_MAX_MOVES):
-            outcome = await self._table.execute(command, deadline)
-            if isinstance(outcome, Refused):
-                raise _refusal(outcome.error, command)
-            if not isinstance(outcome, Decided):
-                raise WriteOutcomeUnknown(command.uid, text_of(command.event_id))
-            result = outcome.result
-            if isinstance(result, Done):
-                return Written(result.profile, result.is_created, result.is_changed, outcome.positions)
-            if not isinstance(result, Moved):
-                raise result
-            if deadline.has_passed(self._clock):
-                break
-            command = replace(command, partitions=tuple(result.partitions))
-        raise NotWritten("the e-mail changed while the command waited", partition=command.partitions[0])
 
     def _partitions_of(self, uid: bytes, new_email_key: bytes | None) -> Sequence[int]:
         """Return the partitions that a change of *uid* will probably need, its own first.
@@ -164,14 +144,3 @@ class Writes:
         if origin is not None and origin.uid is not None:
             return origin.uid
         return draw_uid(self._random, partition=partition, partitions=self._ground.domain.partitions)
-
-
-def _refusal(error: Exception, command: Command) -> Exception:
-    if isinstance(error, NotOwner) and error.partition not in (None, command.partitions[0]):
-        settlement = SettlementUnavailable(
-            "the e-mail belongs to another node; changes over two owners are not possible yet",
-            partition=error.partition,
-        )
-        settlement.__cause__ = error
-        return settlement
-    return error

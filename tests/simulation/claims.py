@@ -10,8 +10,8 @@ R1 A claim {uid, version, op} holds exactly while profile *uid* carries the e-ma
 R2 Who drives a command marks (uid, e-mail) before he claims, and until he knows the outcome.  NO_MARK, MARK_DROPPED
 R3 "Not held" is said after a fenced write that was made after the question.                                NO_BARRIER
 R4 A settled claim is replaced only if its op is still the one that was asked about.            NO_COMPARE_AND_SET
-R5 Each writing of a claim has an op of its own, drawn by the writer: also where the claim names the same profile already,
-   and where the request is a late copy.                                           CLAIM_NOT_RENEWED, OP_OF_THE_SENDER
+R5 Each writing of a claim has an op of its own, drawn by the writer: also where the claim names the same profile
+   already, and where the request is a late copy.                                  CLAIM_NOT_RENEWED, OP_OF_THE_SENDER
 R6 A claim never replaces one of the same profile with a greater version: it is a late copy.     OLDER_CLAIM_REPLACES
 R7 A granted claim serves one version of the profile. If the version is another one when the command is decided, the
    e-mail is claimed again.                                                                     GRANT_OF_OTHER_VERSION
@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from tests.simulation.claims_world import LOST, REFUSED, UNKNOWN, Append, Call, Key, Node, Resolved, View, part_of
+from tests.simulation.claims_world import REFUSED, UNKNOWN, Append, Call, Key, Node, Resolved, View, part_of
 
 Steps = Generator[Any, Any, Any]
 

@@ -1,8 +1,8 @@
-"""The world in which the model of claims runs: partitions whose owners change, a fenced log, a bad network, one thread.
+"""The world in which the model of claims runs: partitions whose owners change, a fenced log, a bad network.
 
-It knows nothing of e-mails. A node's tasks are generators that yield what they wait for: an `Append` (decided at once on
-the node's own state, landing later if the fence lets it), a `Call` to the owner of a partition, or what became of an
-append (`Resolved`). All that happens is drawn from one seeded source, one step at a time.
+It knows nothing of e-mails. A node's tasks are generators that yield what they wait for: an `Append` (decided at once
+on the node's own state, landing later if the fence lets it), a `Call` to the owner of a partition, or what became of
+an append (`Resolved`). All that happens is drawn from one seeded source, one step at a time, in one thread.
 """
 
 import random

@@ -10,8 +10,8 @@ import pytest
 from app.profiles import results
 from app.profiles.requests import PLAIN, TRACEPARENT, ReadOptions
 from app.profiles.results import Written
+from app.profiles.settlement import SettlementUnavailable
 from app.profiles.topics import PROFILE_STORE
-from app.profiles.writes import SettlementUnavailable
 from streams.errors import LeaseExpired, NotOwner, NotWritten, StoreClosed, StoreDamaged, Unavailable
 from streams.partitioner import partition_for
 from streams.records import TopicPartition, header
