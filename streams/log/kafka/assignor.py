@@ -81,6 +81,11 @@ class GroupAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # kafka-p
             for member in members
         }
 
+    def lead(self, perform: Callable[..., Any], leader_id: str, protocol: str, members: Sequence[Any]) -> Any:
+        """Call *perform*, which is kafka-python's, without the members that it could not decode: it would raise, and
+        then the leader would join again without end. The broker gives them nothing."""
+        return perform(leader_id, protocol, [member for member in members if _is_subscription(member.metadata)])
+
     def on_assignment(self, assignment: ConsumerProtocolAssignment, generation: int) -> None:
         """Called on every member when a join has completed, before anything is revoked."""
         self._owned = frozenset(partition.partition for partition in assignment.partitions())
@@ -170,6 +175,14 @@ def view_of_assignment(data: bytes) -> ClusterView | None:
         return decode_view(ConsumerProtocolAssignment.decode(data).user_data)
     except Exception:  # noqa: BLE001  # kafka-python's decoder raises whatever the bytes make it.
         return None
+
+
+def _is_subscription(data: bytes) -> bool:
+    try:
+        subscription = ConsumerProtocolSubscription.decode(data)
+        return all(isinstance(topic, str) for topic in subscription.topics)
+    except Exception:  # noqa: BLE001  # As above.
+        return False
 
 
 def _decompress(data: bytes | None) -> bytes:

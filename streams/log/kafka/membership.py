@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ class KafkaMembership:
         self._lease.end()
         config = {**member_config(self._settings), "partition_assignment_strategy": (self._assignor,)}
         self._consumer = consumer = open_client(KafkaConsumer, config, self._lease.network)
+        coordinator = consumer._coordinator
+        coordinator._perform_assignment = partial(self._assignor.lead, coordinator._perform_assignment)
         consumer.subscribe([self._topic], listener=_Rebalances(self, consumer))
         # A request for metadata before the join: kafka-python may have none of a topic that was subscribed to while
         # another request was under way. A leader that knows no partitions assigns none, and then joins once more.
