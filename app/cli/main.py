@@ -13,7 +13,7 @@ from streams.errors import StreamsError
 EXIT_CODES = """\
 exit codes:
   0  done, and nothing wrong was found
-  1  done, and differences were found (verify, topics check)
+  1  done, and differences were found (verify, topics check), or the cluster is not whole (cluster)
   2  not done: bad arguments or settings, a directory that another process holds, a log that cannot be reached
 """
 
@@ -94,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
         "The log is not touched, so nothing is lost.\n\nexample:\n  python -m app rebuild --task 3",
     )
     rebuild.add_argument("--task", type=int, action="append", metavar="N", help="only this partition; may be repeated")
+    _add_questions(subparsers)
+    return parser
+
+
+def _add_questions(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that ask a running node."""
     members = _add(
         subparsers,
         "cluster",
@@ -112,7 +118,6 @@ def build_parser() -> argparse.ArgumentParser:
         "example:\n  python -m app quarantine --limit 10",
     )
     quarantine.add_argument("--limit", type=_limit, default=100, metavar="N", help="1 to 1000 (default: 100)")
-    return parser
 
 
 def _add(
