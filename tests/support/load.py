@@ -289,10 +289,11 @@ class Load:
             op.outcome = Outcome.NOT_WRITTEN if op.is_write else Outcome.UNSERVED
             if is_repeated:
                 op.outcome = Outcome.UNKNOWN
+            op.detail = _text(reply)
         elif reply.status == 504:
-            op.outcome = Outcome.UNKNOWN if op.is_write else Outcome.UNSERVED
+            op.outcome, op.detail = Outcome.UNKNOWN if op.is_write else Outcome.UNSERVED, _text(reply)
         else:
-            op.outcome, op.detail = Outcome.UNEXPECTED, reply.body[:300].decode(errors="replace")
+            op.outcome, op.detail = Outcome.UNEXPECTED, _text(reply)
 
     def _note_conflict(self, op: Operation, reply: Reply) -> None:
         document = reply.json()
@@ -325,6 +326,10 @@ class Load:
                 op.outcome, op.detail = Outcome.UNEXPECTED, f"another e-mail: {document}"
         if op.uid not in self.reserved:
             self.known[op.uid] = max(self.known.get(op.uid, 0), version)
+
+
+def _text(reply: Reply) -> str:
+    return reply.body[:300].decode(errors="replace")
 
 
 def _note_staleness(op: Operation, reply: Reply, wish: Mapping[str, str]) -> None:
