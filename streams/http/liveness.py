@@ -9,7 +9,7 @@ the view names, makes it alive. Suspicion is a hint for whoever would wait: it n
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -31,34 +31,39 @@ _STALL_S = 0.1  # a timer that is later than this says that it is this node that
 
 @dataclass(slots=True)
 class Watch:
-    """One start of one peer. `waiting`: what ends as soon as the peer is suspected."""
+    """One start of one peer. `waiting`: what ends as soon as the peer is suspected; `lasting`: what ends only when it
+    is no peer any more, since nothing is won by ending it before."""
 
     to: Recipient
     is_alive: bool = False
     answered_at: float = 0.0
     has_grace: bool = True
     waiting: set[asyncio.Timeout] = field(default_factory=set)
+    lasting: set[asyncio.Timeout] = field(default_factory=set)
     in_flight: Counter[str] = field(default_factory=Counter)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     asking: list[asyncio.Future[None]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
     @contextmanager
-    def ends_with(self, timeout: asyncio.Timeout) -> Iterator[None]:
-        """Let *timeout* expire at once when the peer becomes suspected."""
-        self.waiting.add(timeout)
+    def ends_with(self, timeout: asyncio.Timeout, *, at_suspicion: bool) -> Iterator[None]:
+        """Let *timeout* expire at once when the peer becomes suspected, or else when it is no peer any more."""
+        among = self.waiting if at_suspicion else self.lasting
+        among.add(timeout)
         try:
             yield
         finally:
-            self.waiting.discard(timeout)
+            among.discard(timeout)
 
     def suspect(self) -> None:
-        """From now on nobody waits for the peer."""
+        """From now on nobody waits for the peer who could do anything else."""
         self.is_alive = False
-        now = asyncio.get_running_loop().time()
-        for timeout in self.waiting:
-            if not timeout.expired():
-                timeout.reschedule(now)
+        _expire(self.waiting)
+
+    def end(self) -> None:
+        """It is no peer any more: nobody waits for it."""
+        self.suspect()
+        _expire(self.lasting)
 
 
 class Liveness:
@@ -168,7 +173,7 @@ class Liveness:
     def _end(self, node_id: str) -> None:
         watch = self._watches.pop(node_id, None)
         if watch is not None:
-            watch.suspect()
+            watch.end()
             assert watch.task is not None
             watch.task.cancel()
 
@@ -233,6 +238,13 @@ class Liveness:
         watch.suspect()
         logger.info("peer_suspected", extra={"peer": watch.to.info.node_id, "address": watch.to.info.address})
         return self._interval_s
+
+
+def _expire(timeouts: Iterable[asyncio.Timeout]) -> None:
+    now = asyncio.get_running_loop().time()
+    for timeout in timeouts:
+        if not timeout.expired():
+            timeout.reschedule(now)
 
 
 async def _rest(watch: Watch, wait_s: float) -> None:

@@ -143,11 +143,13 @@ class HttpPeers:
     async def _within(
         self, watch: Watch, message: Message, deadline: Deadline, kind: str, extra: Mapping[str, str]
     ) -> PeerReply:
-        """Ask until the deadline or until the peer is suspected."""
+        """Ask until the deadline, or until the peer is suspected or, for a write, no peer any more."""
         sending = Sending()
         try:
             async with asyncio.timeout(deadline.remaining_s(self._clock)) as timeout:
-                with watch.ends_with(timeout):
+                # A client's write is on its way: to give it up gains nothing but an outcome that nobody knows.
+                is_write = kind != CALL and message.method not in _READS
+                with watch.ends_with(timeout, at_suspicion=not is_write):
                     return await self._persist(watch, message, sending, deadline, kind, extra)
         except TimeoutError:
             node_id = watch.to.info.node_id

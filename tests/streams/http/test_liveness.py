@@ -5,13 +5,14 @@ import time
 
 import pytest
 
-from streams.cluster import NodeInfo
+from streams.cluster import NOWHERE, NodeInfo
 from streams.http.peers import PeerSettings
 from streams.queries.peers import PeerLost, PeerRequest
 from tests.streams.http.rig import CLOCK, Node, cluster, get, soon, until, view_of
 
 ORDINARY = PeerSettings()
 PUT = PeerRequest(b"PUT", b"/x", (), b"{}")
+GET = PeerRequest(b"GET", b"/x", (), b"")
 
 
 async def all_alive(node: Node, *names: str) -> None:
@@ -27,10 +28,27 @@ def test_a_silent_peer_is_suspected_soon_and_its_callers_go_free() -> None:
             b.server.is_frozen = True
             frozen_at = CLOCK.monotonic()
             with pytest.raises(PeerLost, match="suspected"):
-                await a.peers.forward("b", PUT, soon(30))
+                await a.peers.forward("b", GET, soon(30))
             assert 0.2 < CLOCK.monotonic() - frozen_at < 0.7
             assert a.peers.is_suspected("b")
             assert not a.peers.is_suspected("c")
+
+    asyncio.run(run())
+
+
+def test_a_write_outlives_suspicion_until_its_node_is_no_peer_any_more() -> None:
+    """Nothing is gained by giving it up before: its outcome would only be unknown, and a busy node may yet answer."""
+
+    async def run() -> None:
+        async with cluster("a", "b", settings=ORDINARY) as (a, b):
+            await all_alive(a, "b")
+            b.server.is_frozen = True
+            write = asyncio.ensure_future(a.peers.forward("b", PUT, soon(30)))
+            await until(lambda: a.peers.is_suspected("b"))
+            assert not write.done()
+            a.peers.set_view(NOWHERE)
+            with pytest.raises(PeerLost):
+                await write
 
     asyncio.run(run())
 
