@@ -1,6 +1,7 @@
 """What every log promises: the invariants and docstrings of `streams.log.base`, over all back ends."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,6 +141,35 @@ def read_until(reader: LogReader, ends: Mapping[TopicPartition, int]) -> dict[To
 
 def values(records: Sequence[Record]) -> list[bytes | None]:
     return [record.value for record in records]
+
+
+def test_a_reader_knows_since_when_it_has_everything(member: Member) -> None:
+    """Never before it has; and from then on the moment follows the clock, with nothing new to read."""
+    first, second = (TopicPartition(name, 0) for name in member.topics)
+    member.put(b"k", b"1")
+    reader = member.reader({first: 0, second: 0})
+    assert reader.caught_up_at(first) == -math.inf
+    give_up_at = time.monotonic() + WAIT_S
+    handed_over = 0
+    while reader.caught_up_at(first) == -math.inf or reader.caught_up_at(second) == -math.inf:
+        assert time.monotonic() < give_up_at, "never caught up"
+        handed_over += sum(len(batch.records) for batch in reader.poll(0.1))
+    assert handed_over == 1, "caught up before the record was handed over"
+    since = reader.caught_up_at(first)
+    while reader.caught_up_at(first) < since + 1.0:
+        assert time.monotonic() < give_up_at, "stood still"
+        reader.poll(0.1)
+        assert time.monotonic() - reader.caught_up_at(first) < 1.0, "an idle reader is current within a second"
+    end = member.put(b"k", b"2")
+    written_at = time.monotonic()
+    position = 1
+    while position < end:
+        assert time.monotonic() < give_up_at, "the second record did not come"
+        assert reader.caught_up_at(first) <= written_at, "a record that is in the log was not handed over"
+        for batch in reader.poll(0.1):
+            position = batch.next_offset
+    reader.assign({first: 0, second: 0})
+    assert reader.caught_up_at(first) == -math.inf, "it begins anew"
 
 
 def test_a_record_comes_back_as_it_was_appended(member: Member) -> None:
