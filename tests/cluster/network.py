@@ -73,6 +73,6 @@ class Line:
         for proxy in self._proxies:
             proxy.heal()
 
-    def affected_bytes(self, way: Way) -> int:
-        """See `Proxy.affected_bytes`; the sum."""
-        return sum(proxy.affected_bytes(way) for proxy in self._proxies)
+    def affected_bytes(self) -> int:
+        """See `Proxy.affected_bytes`; the sum, in both directions."""
+        return sum(proxy.affected_bytes(way) for proxy in self._proxies for way in Way)
