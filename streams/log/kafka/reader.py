@@ -34,7 +34,7 @@ BUFFERED_BYTES = 16 * 1024 * 1024
 _BATCHES_PER_FETCH = 16
 #: A partition whose position stands for this long, below its end, is stuck in the client, which is then replaced.
 STALL_S = 30.0
-_FETCH_WAIT_MS = 250
+_FETCH_WAIT_MS = 150
 _LOOK_AGAIN_S = 5.0
 _CLOSE_S = 3.0
 
