@@ -19,6 +19,7 @@ from streams.queries.peers import Peers
 READ_OPERATION = "read"
 MAX_BATCH = 256
 _MAX_IN_FLIGHT = 2  # calls for each peer: while one is answered, the next can be on its way
+_WORTH_A_CALL = 64  # reads that wait before that next one goes: a call costs as much as some tens of reads
 _MAX_WAITING = 10_000  # reads for each peer; more take the long way, which says that the node is overloaded
 
 
@@ -63,10 +64,13 @@ class _Lane:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Found | None] = loop.create_future()
         self._waiting.append((key, deadline, future))
-        if not self._is_due and self._in_flight < _MAX_IN_FLIGHT:
+        if not self._is_due and self._may_depart():
             self._is_due = True
             loop.call_soon(self._depart)
         return future
+
+    def _may_depart(self) -> bool:
+        return not self._in_flight or (self._in_flight < _MAX_IN_FLIGHT and len(self._waiting) >= _WORTH_A_CALL)
 
     def _depart(self) -> None:
         self._is_due = False
@@ -91,5 +95,5 @@ class _Lane:
             for (_, _, future), entry in zip(batch, entries, strict=True):
                 if not future.done():
                     future.set_result(entry)
-            if self._waiting and not self._is_due:
+            if self._waiting and not self._is_due and self._may_depart():
                 self._depart()

@@ -296,6 +296,16 @@ def test_search_by_a_claim_that_does_not_hold_finds_nobody(nodes: Nodes) -> None
         assert (answer.status, answer.slug) == (404, "profile-not-found")
 
 
+def test_claim_without_a_lease_needs_a_barrier_before_its_owner_is_asked(nodes: Nodes) -> None:
+    """A claim of the past could name the wrong profile, whose owner would rightly say 404."""
+    _, email = two_owner_profile(nodes)
+    nodes["a"].cluster_node.lapsed_ms = 5_000
+    assert nodes["c"].request("GET", f"/api/search?email={email}").status == 200
+    assert nodes["a"].cluster_node.barriers == [[0, 3]]
+    nodes["a"].cluster_node.is_log_away = True
+    assert nodes["c"].request("GET", f"/api/search?email={email}").status == 503
+
+
 def test_search_in_the_middle_of_a_failure_of_the_second_owner(nodes: Nodes) -> None:
     """The claim's owner answers, the profile's is away: its follower finishes the search."""
     path, email = two_owner_profile(nodes)
