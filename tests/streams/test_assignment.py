@@ -147,10 +147,10 @@ def test_a_replaced_standby_stays_until_the_new_one_is_warm() -> None:
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        (member("a", incarnation="12", address="http://z:1", generation=-1), "another live process has the node id a"),
-        (member("z", address="http://a:1", generation=-1), "node a has the same address"),
-        (member("z", settings={"format": "2"}, generation=-1), "format is '2' here and None there"),
-        (member("z", settings={"format": "2"}, was_refused=True), "format is '2' here and None there"),
+        (member("a", incarnation="0x", address="http://z:1", generation=-1), "another live process has the node id a"),
+        (member("A", address="http://a:1", generation=-1), "node a has the same address"),
+        (member("A", settings={"format": "2"}, generation=-1), "format is '2' here and None there"),
+        (member("A", settings={"format": "2"}, was_refused=True), "format is '2' here and None there"),
     ],
     ids=["node id", "address", "settings", "again"],
 )
