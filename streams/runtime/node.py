@@ -240,7 +240,8 @@ class StreamsNode:
     def _refresh_readers(self) -> None:
         """Replace the tables of readers whole, so that a reader of them never sees a half-made one."""
         membership = self.thread.membership
-        assert membership is not None
+        if membership is None:
+            return  # It stops before it has begun.
         stores, count = self._topology.stores, self.thread.partitions
         readers: dict[str, list[TaskReader | None]] = {store: [None] * count for store in stores}
         replicas: dict[str, list[TaskReader | None]] = {store: [None] * count for store in stores}

@@ -101,7 +101,7 @@ def reader_config(settings: KafkaSettings) -> dict[str, Any]:
         "group_id": None,
         "max_partition_fetch_bytes": 8 * 1024 * 1024,  # a restore is bound by round trips otherwise
         "fetch_max_bytes": 16 * 1024 * 1024,  # of one response, which is held in memory whole
-        # A new assignment waits for the fetch in flight, and an idle reader learns the ends by it; records end the wait.
+        # A new assignment waits for the fetch in flight, and an idle reader learns the ends by it; records end it.
         "fetch_max_wait_ms": 150,
         "retry_backoff_ms": 20,  # also how long kafka-python sleeps when nothing is fetchable
         **_overrides(settings, KafkaConsumer.DEFAULT_CONFIG),

@@ -183,6 +183,14 @@ def test_topics_with_different_partition_counts_are_refused() -> None:
         rig.thread.bootstrap()
 
 
+def test_a_node_that_never_reached_its_log_can_be_closed() -> None:
+    """It stops like any other."""
+    rig = Rig()
+    rig.log.is_reachable = False
+    assert not rig.thread.bootstrap()
+    rig.thread.close()
+
+
 def test_an_unreachable_log_is_tried_again() -> None:
     """A node may be started before its broker."""
     rig = Rig()
