@@ -488,12 +488,7 @@ def answered_at_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WriteSection, "_is_read", lambda self, partition: False)
 
 
-def held_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read and is held counts as applied."""
-    monkeypatch.setattr(WriteSection, "is_holding", lambda self, partition: False)
-
-
-BUGS = [no_fence, no_barrier, lease_not_checked, no_tenure, answered_at_commit, held_is_current]
+BUGS = [no_fence, no_barrier, lease_not_checked, no_tenure, answered_at_commit]
 
 
 @pytest.mark.parametrize("bug", BUGS)
