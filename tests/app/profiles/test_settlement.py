@@ -26,7 +26,7 @@ from streams.queries.peers import Caller
 from tests.app.profiles.fakes import NAMES
 from tests.app.profiles.owners import Cluster, Member
 
-SEEDS = int(os.environ.get("SETTLEMENT_SEEDS", "150"))
+SEEDS = int(os.environ.get("SETTLEMENT_SEEDS", "100"))
 
 
 def run(test: Callable[[Cluster], Coroutine[Any, Any, None]], cluster: Cluster | None = None) -> Cluster:
@@ -293,6 +293,56 @@ def test_mark_stays_while_the_outcome_is_unknown() -> None:
         assert cluster.state.live()[uid][1] == there.encode()
         with pytest.raises(EmailTaken):
             await new(cluster, there)
+
+    run(body)
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_command_under_way_holds_its_email(is_moved: bool) -> None:
+    """Between claim and commit another profile is refused: by the answer of the profile's owner, or by his own marks
+    when the e-mail's partition came to him meanwhile."""
+
+    async def body(cluster: Cluster) -> None:
+        here, there = emails(cluster)
+        uid = await new(cluster, here)
+        target = cluster.owner_of(there.encode())
+        claim = target.operations["claim"]
+
+        async def claim_and_compete(request: bytes, caller: Caller) -> bytes:
+            answer = await claim(request, caller)
+            if is_moved:
+                cluster.move(cluster.nodes[0].ground.domain.partition_of(there.encode()), int(caller.node_id[1:]))
+            with pytest.raises(EmailTaken):
+                await new(cluster, there)
+            return answer
+
+        target.operations = {**target.operations, "claim": claim_and_compete}
+        await patch(cluster, uid, there)
+
+    run(body)
+
+
+def test_late_copies_of_messages_harm_no_newer_claim() -> None:
+    """An older claim does not replace a newer one of the same profile, an older release does not remove it; a copy of
+    the newest is written anew, with another op."""
+
+    async def body(cluster: Cluster) -> None:
+        here, there = emails(cluster)
+        uid = await new(cluster, here)
+        await patch(cluster, uid, there)
+        target, caller = cluster.owner_of(there.encode()), Caller("n0", cluster.deadline, 1)
+        before = cluster.state.claim(there.encode())
+        assert before is not None
+        with pytest.raises(Unavailable):
+            await target.operations["claim"](f'["{there}","{uid}",1]'.encode(), caller)
+        await target.operations["release"](f'["{there}","{uid}",2]'.encode(), caller)
+        await target.operations["release"](f'["{there}","{uid}",null]'.encode(), caller)
+        assert cluster.state.claim(there.encode()) == before
+        await target.operations["claim"](f'["{there}","{uid}",2]'.encode(), caller)
+        after = cluster.state.claim(there.encode())
+        assert after is not None
+        assert (after.uid, after.version) == (before.uid, before.version)
+        assert after.op != before.op
 
     run(body)
 
