@@ -23,7 +23,9 @@ from app.observability.metrics import Metrics
 from app.profiles.email import EmailPolicy
 from app.profiles.events import RECORD_FORMAT
 from app.profiles.ports import ProfileSettings
+from app.profiles.remote_claims import ALONE, RemoteClaims, claim_operations
 from app.profiles.service import ProfileService
+from app.profiles.sweep import Sweep
 from app.profiles.topics import TopicNames, topic_specs
 from app.profiles.topology import STORE_FORMAT, build
 from streams.clock import Clock, Deadline, SystemClock
@@ -32,7 +34,7 @@ from streams.errors import StreamsError
 from streams.files import write_durably
 from streams.http.gate import Operation, PeerGate
 from streams.http.peers import HttpPeers
-from streams.http.signing import derive_keys
+from streams.http.signing import Keys, derive_keys
 from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicSpec
 from streams.log.kafka import KafkaLog, KafkaSettings
@@ -63,6 +65,7 @@ class Assembly:
         clock: Clock,
         lock: DirectoryLock,
         attendance: Attendance | None,
+        sweep: Sweep,
     ) -> None:
         self.node = node
         self.api = api
@@ -72,15 +75,20 @@ class Assembly:
         self.fatal_error: BaseException | None = None
         self._lock = lock
         self._attendance = attendance
+        self._sweep = sweep
+        self._sweeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the node in the background, and on the running event loop what watches the others."""
         self.node.start()
+        self._sweeping = asyncio.create_task(self._sweep.run())
         if self._attendance is not None:
             self._attendance.start()
 
     async def stop(self, deadline: Deadline) -> None:
         """Drain, commit, leave, close, in this order; returns at *deadline* at the latest. Idempotent."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.to_thread(self.node.stop, deadline)
         if self._attendance is not None:
             await self._attendance.stop()
@@ -130,6 +138,7 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
         on_fatal=lambda error: fatal[0].give_up(error),
     )
     metrics = Metrics(node=node, log_gauges=log.gauges, store_sizes=node.store_sizes)
+    peers = None if config.is_embedded else _open_peers(config, node, clock)
     service = ProfileService(
         node=node,
         table=AsyncTable(node.table, clock),
@@ -142,8 +151,9 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             is_if_match_required=config.require_if_match,
             idempotency_ttl_ms=config.idempotency_ttl_ms,
         ),
+        owners=ALONE if peers is None else RemoteClaims(node=node, peers=peers, clock=clock),
     )
-    attendance, cluster = (None, None) if config.is_embedded else _join(config, node, service, clock)
+    attendance, cluster = (None, None) if peers is None else _join(config, node, peers, service, clock)
     assembly = Assembly(
         node=node,
         api=create_api(
@@ -159,24 +169,25 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
         clock=clock,
         lock=lock,
         attendance=attendance,
+        sweep=service.sweep,
     )
     fatal.append(assembly)
     return assembly
 
 
-def _join(config: AppConfig, node: StreamsNode, service: ProfileService, clock: Clock) -> tuple[Attendance, Cluster]:
+def _open_peers(config: AppConfig, node: StreamsNode, clock: Clock) -> HttpPeers:
+    return HttpPeers(node=node.info, keys=_keys(config), clock=clock, offer_view=node.offer_view)
+
+
+def _join(
+    config: AppConfig, node: StreamsNode, peers: HttpPeers, service: ProfileService, clock: Clock
+) -> tuple[Attendance, Cluster]:
     """Put together what this node needs to be one of several."""
-    keys = derive_keys(
-        (config.cluster_secret or "").encode(),
-        application_id=config.application_id,
-        own_address=config.application_server,
-    )
-    peers = HttpPeers(node=node.info, keys=keys, clock=clock, offer_view=node.offer_view)
     attendance = Attendance(node=node, peers=peers, own_positions=node.positions, clock=clock)
-    operations = read_operations(service.reads)
+    operations = {**read_operations(service.reads), **claim_operations(service.writes.settlement)}
     gate = PeerGate(
         node=node.info,
-        keys=keys,
+        keys=_keys(config),
         clock=clock,
         get_view=lambda: node.view,
         get_positions=node.positions,
@@ -186,6 +197,14 @@ def _join(config: AppConfig, node: StreamsNode, service: ProfileService, clock: 
         node=node, peers=peers, gate=gate, reads=service.reads, clock=clock, positions_of=attendance.positions_of
     )
     return attendance, cluster
+
+
+def _keys(config: AppConfig) -> Keys:
+    return derive_keys(
+        (config.cluster_secret or "").encode(),
+        application_id=config.application_id,
+        own_address=config.application_server,
+    )
 
 
 def lock_state_dir(config: AppConfig) -> DirectoryLock:
