@@ -28,14 +28,24 @@ class Sweep:
         self._ground = ground
         self._settlement = settlement
         self._clock = clock
+        self._task: asyncio.Task[None] | None = None
         self._partition = 0
         self._after = b""
         #: For operators: claims that were looked at, and those that were asked about since they might not hold.
         self.looked_at = 0
         self.asked = 0
 
-    async def run(self) -> None:
-        """Go round until cancelled."""
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """End, wherever it is. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         while True:
             await asyncio.sleep(_ROUND_S)
             try:

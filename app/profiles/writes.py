@@ -18,6 +18,7 @@ from app.profiles.results import IdempotencyInProgress, ValidationFailed, Writte
 from app.profiles.rows import email_key_of
 from app.profiles.schema import Validator
 from app.profiles.settlement import Settlement
+from app.profiles.sweep import Sweep
 from app.profiles.topics import PROFILE_STORE
 from app.profiles.uids import RandomBytes, draw_uid, random_id
 from streams.clock import Clock, Deadline
@@ -34,6 +35,7 @@ class Writes:
         self._ground = ground
         #: What other owners ask goes straight there.
         self.settlement = Settlement(ground, table=table, owners=owners, clock=clock, random=random)
+        self.sweep = Sweep(ground, self.settlement, clock)
         self._clock = clock
         self._random = random
         self._settings = ground.settings

@@ -84,3 +84,20 @@ def test_it_goes_on_while_nothing_can_be_read() -> None:
         assert sweeps(cluster)[0].looked_at == 0
 
     asyncio.run(body(Cluster()))
+
+
+def test_it_runs_by_itself_until_it_is_stopped() -> None:
+    """Beginning on the loop, it removes what nobody holds; stopping it twice does no harm."""
+
+    async def body(cluster: Cluster) -> None:
+        uid = await new(cluster, cluster.email(0))
+        left = cluster.email(0, "left").encode()
+        cluster.state.put_claim(left, uid)
+        sweep = cluster.nodes[0].writes.sweep
+        sweep.start()
+        while cluster.state.claim(left) is not None:
+            await asyncio.sleep(0.05)
+        await sweep.stop()
+        await sweep.stop()
+
+    run(body)
