@@ -15,7 +15,7 @@ say() { printf '\n== %s\n' "$*"; }
 # A write that meets a partition on its way to another node may get 503: curl sends it again after Retry-After.
 ask() { curl -sS --max-time 15 --retry 5 "$@"; }
 # The body, and the header that says who answered, and from where.
-read_from() { ask -D - "$1" | tr -d '\r' | sed -n -e 's/^Profile-Served-By/  &/Ip' -e 's/^{.*/  &/p'; echo; }
+read_from() { ask -D - "$1" | tr -d '\r' | sed -n -e 's/^profile-served-by/  &/p' -e 's/^{.*/  &/p'; echo; }
 field() { sed -n "s/.*\"$1\":\"\\([^\"]*\\)\".*/\\1/p"; }
 owners() { ask "$1/metadata" | tr '{' '\n' | sed -n 's/^"partition":\([0-9]*\),"owner":"\([^"]*\)".*/\1 \2/p'; }
 owner_of() { ask "$1/metadata/stores/profile.store/key/$2" | tr '{' '\n' | sed -n 's/.*"node_id":"\([^"]*\)".*"role":"owner".*/\1/p'; }
@@ -48,11 +48,12 @@ read_from "$observer/api/search?email=ann.$$@mail.com"
 say "Where it is: an owner and its standby"
 ask "$node1/metadata/stores/profile.store/key/$uid" | tr '{' '\n' |
     sed -n 's/.*"node_id":"\([^"]*\)".*"role":"\([^"]*\)".*/  \2: \1/p'
+echo
 
 owner=$(owner_of "$node1" "$uid")
 case $owner in node-1) entry=$node2 ;; *) entry=$node1 ;; esac
 say "kill -9 of its owner"
-kill -9 -- "-$(cat "$data/$owner.pid")"
+kill -9 "-$(cat "$data/$owner.pid")"  # the whole process group
 echo "  killed: $owner"
 
 say "Read at once through another node: the standby answers, behind a barrier"
