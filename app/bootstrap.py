@@ -16,6 +16,7 @@ from pathlib import Path
 from app.cluster.assembly import Cluster, join
 from app.cluster.attendance import Attendance
 from app.cluster.operations import read_operations
+from app.cluster.ports import Members, only
 from app.config import AppConfig
 from app.http.api import create_api
 from app.http.entry import Entry
@@ -76,19 +77,17 @@ class Assembly:
         self._lock = lock
         self._attendance = attendance
         self._sweep = sweep
-        self._sweeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the node in the background, and on the running event loop what watches the others."""
         self.node.start()
-        self._sweeping = asyncio.create_task(self._sweep.run())
+        self._sweep.start()
         if self._attendance is not None:
             self._attendance.start()
 
     async def stop(self, deadline: Deadline) -> None:
         """Drain, commit, leave, close, in this order; returns at *deadline* at the latest. Idempotent."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        await self._sweep.stop()
         await asyncio.to_thread(self.node.stop, deadline)
         if self._attendance is not None:
             await self._attendance.stop()
@@ -163,13 +162,16 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             metrics=metrics,
             request_timeout_s=config.request_timeout_ms / 1000,
             random=os.urandom,
+            members=only(node, node.positions)
+            if attendance is None or peers is None
+            else Members(node, attendance.positions_of, peers.is_suspected),
             cluster=cluster,
         ),
         metrics=metrics,
         clock=clock,
         lock=lock,
         attendance=attendance,
-        sweep=service.sweep,
+        sweep=service.writes.sweep,
     )
     fatal.append(assembly)
     return assembly
@@ -193,9 +195,7 @@ def _join(
         get_positions=node.positions,
         operations={name: Operation(run) for name, run in operations.items()},
     )
-    cluster = join(
-        node=node, peers=peers, gate=gate, reads=service.reads, clock=clock, positions_of=attendance.positions_of
-    )
+    cluster = join(node=node, peers=peers, gate=gate, reads=service.reads, clock=clock)
     return attendance, cluster
 
 

@@ -11,7 +11,6 @@ from app.cluster.router import Router
 from app.profiles.reads import Reads
 from streams.clock import Clock
 from streams.cluster import OBSERVER
-from streams.queries.metadata import PositionsOf
 from streams.queries.peers import Caller, Headers, PeerReply, Peers
 
 
@@ -45,7 +44,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """This node among the others. *positions_of*: what a node last told of how far it is."""
+    """This node among the others."""
 
     node: ClusterNode
     peers: Peers
@@ -53,12 +52,9 @@ class Cluster:
     router: Router
     listing: ClusterListing
     batches: Batches
-    positions_of: PositionsOf
 
 
-def join(
-    *, node: ClusterNode, peers: Peers, gate: Gate, reads: Reads, clock: Clock, positions_of: PositionsOf
-) -> Cluster:
+def join(*, node: ClusterNode, peers: Peers, gate: Gate, reads: Reads, clock: Clock) -> Cluster:
     """Return the rooms between this node and the others. Event loop only, as are they all."""
 
     def owner_of(partition: int) -> str | None:
@@ -75,5 +71,4 @@ def join(
         router,
         ClusterListing(reads=reads, node=node, peers=peers, router=router, clock=clock),
         Batches(peers, partitions=lambda: node.partitions, owner_of=owner_of),
-        positions_of,
     )

@@ -45,7 +45,6 @@ class Attendance:
         self._clock = clock
         self._told: dict[str, Mapping[int, int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._changed_at = clock.monotonic()
 
     def start(self) -> None:
         """Begin, on the running event loop."""
@@ -62,17 +61,11 @@ class Attendance:
         """Return the position of each partition of which *node_id* holds a copy, as it last told; None: it has not."""
         return self._own_positions() if node_id == self._node.info.node_id else self._told.get(node_id)
 
-    @property
-    def view_age_s(self) -> float:
-        """For how long this node has known the newest view."""
-        return self._clock.monotonic() - self._changed_at
-
     async def _follow(self) -> None:
         while True:
             view = self._node.view
             self._peers.set_view(view)
             self._told = {node_id: told for node_id, told in self._told.items() if node_id in view.nodes}
-            self._changed_at = self._clock.monotonic()
             while self._node.view.epoch == view.epoch:
                 with suppress(Unavailable):
                     await self._node.wait_view(view.epoch, Deadline.after(_LOOK_S, self._clock))

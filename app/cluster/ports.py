@@ -1,10 +1,12 @@
 """What the room between this node and the others needs of the node (`streams.runtime.node.StreamsNode`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from streams.clock import Deadline
 from streams.cluster import ClusterView, NodeInfo
+from streams.queries.metadata import PositionsOf
 
 
 class ClusterNode(Protocol):
@@ -19,6 +21,9 @@ class ClusterNode(Protocol):
     @property
     def view(self) -> ClusterView: ...
 
+    @property
+    def view_age_s(self) -> float: ...
+
     def offer_view(self, view: ClusterView) -> None: ...
 
     async def wait_view(self, after_epoch: int, deadline: Deadline) -> ClusterView: ...
@@ -30,9 +35,31 @@ class ClusterNode(Protocol):
         ...
 
 
-class PeerPositions(Protocol):
-    """How far the others are, as they last told."""
+class MapNode(Protocol):
+    """This node, as far as the map of the cluster needs it."""
 
-    def positions_of(self, node_id: str) -> Mapping[int, int] | None:
-        """Return the position of each partition that *node_id* holds, None when it has not told."""
-        ...
+    @property
+    def info(self) -> NodeInfo: ...
+
+    @property
+    def partitions(self) -> int: ...
+
+    @property
+    def view(self) -> ClusterView: ...
+
+    @property
+    def view_age_s(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who is there and how far. *positions_of*: what a node last told; *is_suspected*: of the other nodes."""
+
+    node: MapNode
+    positions_of: PositionsOf
+    is_suspected: Callable[[str], bool]
+
+
+def only(node: MapNode, positions: Callable[[], Mapping[int, int]]) -> Members:
+    """Return the members where there is but one node."""
+    return Members(node, lambda _: positions(), lambda _: False)

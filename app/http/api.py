@@ -9,6 +9,7 @@ from typing import Any
 from falcon.asgi import App, Request, Response
 
 from app.cluster.assembly import Cluster
+from app.cluster.ports import Members
 from app.http import errors
 from app.http.context import REQUEST_ID, STARTED
 from app.http.docs import Docs, Documents, OpenApi, ProblemPage
@@ -36,6 +37,7 @@ def create_api(
     metrics: Metrics,
     request_timeout_s: float,
     random: RandomBytes,
+    members: Members,
     cluster: Cluster | None,
 ) -> Entry:
     """Return the ASGI application. It owns no thread and no file; it lives as long as the event loop that calls it.
@@ -58,9 +60,9 @@ def create_api(
         "/api/openapi.json": OpenApi(documents),
         "/docs": Docs(documents),
         "/problems/{slug}": ProblemPage(),
-        "/metadata": Metadata(cluster),
-        "/metadata/stores/{store}": StoreMetadata(cluster),
-        "/metadata/stores/{store}/key/{key}": KeyMetadata(cluster, service.email_key),
+        "/metadata": Metadata(members),
+        "/metadata/stores/{store}": StoreMetadata(members),
+        "/metadata/stores/{store}/key/{key}": KeyMetadata(members, service.email_key),
         "/livez": Livez(node),
         "/readyz": Readyz(node),
         "/metrics": MetricsPage(metrics),

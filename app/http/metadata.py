@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from falcon.asgi import Request, Response
 
-from app.cluster.assembly import Cluster
+from app.cluster.ports import Members
 from app.http.problems import Problem
 from app.http.profiles import MEDIA_JSON
 from app.profiles.topics import PROFILE_STORE, REQUEST_STORE, SEARCH_STORE
@@ -21,21 +21,22 @@ STORES = (PROFILE_STORE, SEARCH_STORE, REQUEST_STORE)
 
 
 class Metadata:
-    """The whole map. Without a *cluster* there is nobody in it."""
+    """The whole map. `age_s`: for how long this node has known it, null while it knows none."""
 
-    def __init__(self, cluster: Cluster | None) -> None:
-        self._cluster = cluster
+    def __init__(self, members: Members) -> None:
+        self._members = members
 
     async def on_get(self, _req: Request, resp: Response) -> None:
-        cluster = self._cluster
-        view = cluster.node.view if cluster is not None else NOWHERE
+        node = self._members.node
+        view = node.view
         _answer(
             resp,
             {
                 "epoch": view.epoch,
-                "nodes": metadata.nodes(view, _is_suspected(cluster)) if cluster is not None else [],
+                "age_s": None if view is NOWHERE else round(node.view_age_s, 1),
+                "nodes": metadata.nodes(view, _is_suspected(self._members)),
                 "stores": STORES,
-                "partitions": _partitions(cluster, None),
+                "partitions": _partitions(self._members, None),
             },
         )
 
@@ -45,11 +46,11 @@ class Metadata:
 class StoreMetadata:
     """Where the partitions of one store are; the stores of a partition are together."""
 
-    def __init__(self, cluster: Cluster | None) -> None:
-        self._cluster = cluster
+    def __init__(self, members: Members) -> None:
+        self._members = members
 
     async def on_get(self, _req: Request, resp: Response, store: str) -> None:
-        _answer(resp, {"store": _known(store), "partitions": _partitions(self._cluster, None)})
+        _answer(resp, {"store": _known(store), "partitions": _partitions(self._members, None)})
 
     on_head = on_get
 
@@ -57,30 +58,28 @@ class StoreMetadata:
 class KeyMetadata:
     """Where one key of a store is, whether or not there is a row for it."""
 
-    def __init__(self, cluster: Cluster | None, email_key: Callable[[str], bytes]) -> None:
-        self._cluster = cluster
+    def __init__(self, members: Members, email_key: Callable[[str], bytes]) -> None:
+        self._members = members
         self._email_key = email_key
 
     async def on_get(self, _req: Request, resp: Response, store: str, key: str) -> None:
         name = self._email_key(key) if _known(store) == SEARCH_STORE else key.encode()
-        count = self._cluster.node.partitions if self._cluster is not None else 1
-        partition = partition_for(name, count)
-        found = _partitions(self._cluster, partition)
-        _answer(resp, {"store": store, "partition": partition, "instances": found[0]["instances"] if found else []})
+        partition = partition_for(name, self._members.node.partitions)
+        (found,) = _partitions(self._members, partition)
+        _answer(resp, {"store": store, "partition": partition, "instances": found["instances"]})
 
     on_head = on_get
 
 
-def _partitions(cluster: Cluster | None, only: int | None) -> list[dict[str, Any]]:
-    if cluster is None:
-        return []
-    numbers = range(cluster.node.partitions) if only is None else (only,)
-    return metadata.partitions(cluster.node.view, numbers, cluster.positions_of, _is_suspected(cluster))
+def _partitions(members: Members, only: int | None) -> list[dict[str, Any]]:
+    node = members.node
+    numbers = range(node.partitions) if only is None else (only,)
+    return metadata.partitions(node.view, numbers, members.positions_of, _is_suspected(members))
 
 
-def _is_suspected(cluster: Cluster) -> Callable[[str], bool]:
-    own_id = cluster.node.info.node_id  # which nobody pings
-    return lambda node_id: node_id != own_id and cluster.peers.is_suspected(node_id)
+def _is_suspected(members: Members) -> Callable[[str], bool]:
+    own_id = members.node.info.node_id  # which nobody pings
+    return lambda node_id: node_id != own_id and members.is_suspected(node_id)
 
 
 def _known(store: str) -> str:

@@ -8,7 +8,6 @@ from app.profiles.reads import Reads
 from app.profiles.remote_claims import ALONE
 from app.profiles.requests import IfMatch, ReadOptions
 from app.profiles.results import Page, Read, Written
-from app.profiles.sweep import Sweep
 from app.profiles.topics import TopicNames
 from app.profiles.uids import RandomBytes
 from app.profiles.writes import Writes
@@ -33,7 +32,6 @@ class ProfileService:
         ground = self._ground = Ground(node=node, topics=topics, settings=settings)
         self.reads = Reads(ground, clock)
         self.writes = Writes(ground, table=table, clock=clock, random=random, owners=owners)
-        self.sweep = Sweep(ground, self.writes.settlement, clock)
 
     def get_now(self, uid: bytes) -> tuple[bytes, bytes, bytes] | None:
         """See Reads.get_now."""

@@ -109,6 +109,11 @@ class StreamsNode:
         """The newest map of the cluster that is known here; `NOWHERE` before any. A hint, see `streams.cluster`."""
         return self._views.newest
 
+    @property
+    def view_age_s(self) -> float:
+        """For how long this node has known the newest view. Any thread."""
+        return self._clock.monotonic() - self._views.changed_at
+
     def offer_view(self, view: ClusterView) -> None:
         """Take *view*, which a peer sent, if it is newer. It changes nothing of what this node owns or follows: that is
         for its own membership to say. Any thread."""

@@ -19,6 +19,8 @@ class Views:
     def __init__(self, clock: Clock) -> None:
         #: Replaced whole; any thread may look.
         self.newest: ClusterView = NOWHERE
+        #: When it came, on the monotonic clock in seconds.
+        self.changed_at = clock.monotonic()
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[int, Callable[[], None]]] = {}
@@ -30,6 +32,7 @@ class Views:
             if view.epoch <= self.newest.epoch:
                 return
             self.newest = view
+            self.changed_at = self._clock.monotonic()
             due = [handle for handle, (after_epoch, _) in self._waiting.items() if after_epoch < view.epoch]
             callbacks = [self._waiting.pop(handle)[1] for handle in due]
         for callback in callbacks:

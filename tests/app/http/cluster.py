@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from app.cluster.assembly import Gate, join
 from app.cluster.operations import read_operations
+from app.cluster.ports import Members
 from app.http.api import create_api
 from app.http.entry import Entry
 from app.profiles.email import EmailPolicy
@@ -67,6 +68,10 @@ class Node(profiles.FakeNode):
         if not self.follows(partition):
             raise NotOwner("not here", partition=partition)
         return Copy(self, store, partition)
+
+    @property
+    def view_age_s(self) -> float:
+        return 1.0
 
     def offer_view(self, view: ClusterView) -> None:
         if view.epoch > self.view.epoch:
@@ -174,7 +179,6 @@ class Member(edge.Edge):
             gate=gate,
             reads=self.profiles.reads,
             clock=clock,
-            positions_of=lambda node_id: {0: 7} if node_id == "a" else None,
         )
         self.api = create_api(
             service=self.profiles,
@@ -183,6 +187,7 @@ class Member(edge.Edge):
             metrics=self.metrics,
             request_timeout_s=TIMEOUT_S,
             random=Random(f"edge of {self.node_id}").randbytes,
+            members=Members(self.cluster_node, lambda one: {0: 7} if one == "a" else None, peers.is_suspected),
             cluster=cluster,
         )
 

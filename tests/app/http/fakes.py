@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from falcon.asgi import App
 from falcon.inspect import inspect_routes
 
+from app.cluster.ports import only
 from app.http.api import create_api
 from app.profiles.email import EmailPolicy, InvalidEmail, normalise
 from app.profiles.requests import ANY, IfMatch, ReadOptions
@@ -28,6 +29,7 @@ from app.profiles.results import (
 )
 from app.profiles.schema import Validator, email_error
 from streams.clock import Deadline, SystemClock
+from streams.cluster import ClusterView, NodeInfo, Placement
 from streams.records import TopicPartition
 
 SERVED_BY = ServedBy(node="node-1", role="owner", position=7, staleness_ms=0, hops=0)
@@ -207,6 +209,10 @@ class FakeNode:
     """A node whose health the test sets."""
 
     def __init__(self) -> None:
+        self.info = NodeInfo("node-1", "1", "http://127.0.0.1:1")
+        self.partitions = 2
+        self.view = ClusterView(1, {"node-1": self.info}, [Placement("node-1")] * 2)
+        self.view_age_s = 3.0
         self.state = FakeHealth()
         self.quarantined: list[FakeQuarantined] = []
 
@@ -277,6 +283,7 @@ class Edge:
             metrics=self.metrics,
             request_timeout_s=10.0,
             random=os.urandom,
+            members=only(self.node, lambda: {0: 5, 1: 6}),
             cluster=None,
         )
 
