@@ -86,6 +86,10 @@ class Owners(Protocol):
         """Say whether this node owns *partition*, as far as it knows."""
         ...
 
+    async def wait(self, deadline: Deadline) -> None:
+        """Return when it may be known better who owns what: something moves. Raises Unavailable at *deadline*."""
+        ...
+
     async def claim(
         self, partition: int, email_key: bytes, uid: bytes, version: int, deadline: Deadline
     ) -> bytes | None:

@@ -24,6 +24,8 @@ CLAIM_OPERATION = "claim"
 HELD_OPERATION = "held"
 RELEASE_OPERATION = "release"
 
+_WAIT_S = 0.2  # for a newer view, before what moves is tried again
+
 Operation = Callable[[bytes, Caller], Awaitable[bytes]]
 
 
@@ -52,6 +54,14 @@ class RemoteClaims:
     def is_mine(self, partition: int) -> bool:
         """See Owners."""
         return self._node.owns(partition)
+
+    async def wait(self, deadline: Deadline) -> None:
+        """See Owners."""
+        if deadline.has_passed(self._clock):
+            raise NotOwner("the partitions did not come to rest in time")
+        with suppress(Unavailable):
+            until = min(deadline.at, self._clock.monotonic() + _WAIT_S)
+            await self._node.wait_view(self._node.view.epoch, Deadline(until))
 
     async def claim(
         self, partition: int, email_key: bytes, uid: bytes, version: int, deadline: Deadline
@@ -95,6 +105,10 @@ class Alone:
     def is_mine(self, partition: int) -> bool:
         """See Owners."""
         return True
+
+    async def wait(self, deadline: Deadline) -> None:
+        """See Owners."""
+        raise NotOwner("there is no other node, so nothing moves")
 
     async def claim(
         self, partition: int, email_key: bytes, uid: bytes, version: int, deadline: Deadline

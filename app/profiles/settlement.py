@@ -7,8 +7,9 @@ the commit (R9); the mark of a command stays until its outcome is known (R2).
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from app.profiles.claiming import Barrier, Claim, Granted, Holds, Proven, Settled, Unclaim
@@ -31,7 +32,9 @@ logger = logging.getLogger(__name__)
 ClientCommand = Create | IdempotentCreate | Update | Delete
 AnyCommand = TypeVar("AnyCommand", bound=ClientCommand | Claim | Holds | Unclaim)
 
-_MAX_ROUNDS = 8  # times that a command may find out that it needs another partition, an answer, or a claim
+Answer = TypeVar("Answer")
+
+_MAX_ROUNDS = 64  # times that a command may find out that it needs another partition, an answer, a claim, or patience
 _MAX_ERRANDS = 1000  # releases under way; one more is left to the next claimant, or to the sweep
 _ERRAND_TRIES = 3
 _ERRAND_S = 5.0  # for one try
@@ -74,7 +77,7 @@ class Settlement:
                 if isinstance(outcome, Unknown):
                     raise WriteOutcomeUnknown(command.uid, text_of(command.event_id))
                 if isinstance(outcome, Refused):
-                    command = self._without(command, outcome.error)
+                    command = await self._without(command, outcome.error, deadline)
                     continue
                 result = outcome.result
                 if isinstance(result, Done):
@@ -113,13 +116,18 @@ class Settlement:
         except Unavailable:
             return None
 
-    def _without(self, command: AnyCommand, error: Exception) -> AnyCommand:
-        """Return *command* for when the partition that this node does not own is another's; else raise *error*."""
+    async def _without(self, command: AnyCommand, error: Exception, deadline: Deadline) -> AnyCommand:
+        """Return *command* for when the partition that this node does not own is another's, or as it is when that
+        partition is just moving here; else raise *error*."""
         partition = error.partition if isinstance(error, NotOwner) else None
         if partition is None or partition == command.partitions[0]:
             raise error
         if self._owners.is_mine(partition) or partition not in command.partitions:
-            raise SettlementUnavailable("the partition of an e-mail is moving", partition=partition) from error
+            try:
+                await self._owners.wait(deadline)
+            except Unavailable:
+                raise SettlementUnavailable("the partition of an e-mail is moving", partition=partition) from error
+            return command
         return replace(
             command,
             partitions=tuple(one for one in command.partitions if one != partition),
@@ -139,10 +147,12 @@ class Settlement:
             )
         if isinstance(result, Ask):
             partition = self._ground.domain.partition_of(result.uid)
-            if self._owners.is_mine(partition):
-                is_held = await self.held(result.uid, result.email_key, deadline)
-            else:
-                is_held = await self._owners.held(partition, result.uid, result.email_key, deadline)
+            is_held = await self._at_owner(
+                partition,
+                lambda: self.held(result.uid, result.email_key, deadline),
+                lambda: self._owners.held(partition, result.uid, result.email_key, deadline),
+                deadline,
+            )
             if is_held:
                 raise EmailTaken(result.uid.decode())
             return replace(command, known=known._replace(settled=known.settled | {result.op}))
@@ -160,16 +170,32 @@ class Settlement:
         self._marks[attempt.mark] = self._marks.get(attempt.mark, 0) + 1
         partition = self._ground.domain.partition_of(email_key)
         try:
-            if self._owners.is_mine(partition):
-                holder = await self.claim(email_key, uid, version, deadline)
-            else:
-                holder = await self._owners.claim(partition, email_key, uid, version, deadline)
+            holder = await self._at_owner(
+                partition,
+                lambda: self.claim(email_key, uid, version, deadline),
+                lambda: self._owners.claim(partition, email_key, uid, version, deadline),
+                deadline,
+            )
         except Unavailable as error:
             raise SettlementUnavailable("the owner of the e-mail did not answer", partition=partition) from error
         if holder is not None:
             raise EmailTaken(holder.decode())
         grant = Grant(email_key, version, lambda: _is_current(reader))
         return replace(command, known=command.known._replace(grant=grant))
+
+    async def _at_owner(
+        self,
+        partition: int,
+        here: Callable[[], Awaitable[Answer]],
+        there: Callable[[], Awaitable[Answer]],
+        deadline: Deadline,
+    ) -> Answer:
+        """Return what the owner of *partition* answers, be it this node or another; while it moves, ask again."""
+        while True:
+            try:
+                return await (here() if self._owners.is_mine(partition) else there())
+            except NotOwner:
+                await self._owners.wait(deadline)
 
     def _end(self, attempt: "_Attempt") -> None:
         """The attempt is over: take its mark off, now or when its outcome is known."""
@@ -228,7 +254,7 @@ class Settlement:
             if isinstance(outcome, Unknown):
                 raise Unavailable("it did not become known in time what was written")
             if isinstance(outcome, Refused):
-                command = self._without(command, outcome.error)
+                command = await self._without(command, outcome.error, deadline)
             elif isinstance(outcome.result, Moved | Ask | EmailTaken):
                 command = await self._learn(command, outcome.result, deadline)
             else:
@@ -266,10 +292,12 @@ class Settlement:
         for _ in range(_ERRAND_TRIES):
             deadline = Deadline.after(_ERRAND_S, self._clock)
             try:
-                if self._owners.is_mine(partition):
-                    await self.release(email_key, uid, version, deadline)
-                else:
-                    await self._owners.release(partition, email_key, uid, version, deadline)
+                await self._at_owner(
+                    partition,
+                    partial(self.release, email_key, uid, version, deadline),
+                    partial(self._owners.release, partition, email_key, uid, version, deadline),
+                    deadline,
+                )
             except Unavailable:
                 await asyncio.sleep(backoff.next_s())
             else:

@@ -132,7 +132,7 @@ class Member(FakeNode):
 
     async def wait_view(self, after_epoch: int, deadline: Deadline) -> ClusterView:
         await asyncio.sleep(0)
-        self.cluster.clock.now_ms += 20
+        self.cluster.clock.now_ms += max(1, round(deadline.remaining_s(self.cluster.clock) * 1000))
         if self.view.epoch > after_epoch:
             return self.view
         raise Unavailable("no newer view")
@@ -165,13 +165,17 @@ class OwnedTable:
         self._late: list[Command] = []
         self.commands: list[Command] = []
         self.is_next_unknown = False
+        #: How many times a partition is still refused although the view gives it to this node.
+        self.arriving: dict[int, int] = {}
 
     async def execute(self, command: Command, deadline: Deadline) -> Outcome:
         cluster, weather = self._member.cluster, self._member.cluster.weather
         await weather.delay()
         self.commands.append(command)
         for partition in command.partitions:
-            if not self._member.owns(partition):
+            left = self.arriving.get(partition, 0)
+            self.arriving[partition] = max(0, left - 1)
+            if left or not self._member.owns(partition):
                 return Refused(NotOwner("", partition=partition))
         if self.is_next_unknown or weather.strikes(weather.unknown):
             self.is_next_unknown = False

@@ -438,6 +438,39 @@ def test_partition_that_moved_is_asked_for_at_its_new_owner() -> None:
     run(body)
 
 
+def test_partition_that_arrives_is_waited_for() -> None:
+    """The view gives the e-mail's partition to this node, which may not serve it yet: that is no reason to fail."""
+    cluster = Cluster(nodes=1)
+
+    async def body(cluster: Cluster) -> None:
+        uid = await new(cluster, cluster.email(0))
+        cluster.nodes[0].table.arriving = {1: 5}
+        assert (await patch(cluster, uid, cluster.email(1))).is_changed
+        cluster.nodes[0].table.arriving = {2: 10**9}
+        with pytest.raises(SettlementUnavailable):
+            await patch(cluster, uid, cluster.email(2))
+
+    run(body, cluster)
+
+
+def test_partition_that_comes_here_meanwhile_is_claimed_here() -> None:
+    """The other owner refused, because this node has become the owner."""
+
+    async def body(cluster: Cluster) -> None:
+        here, there = emails(cluster)
+        uid = await new(cluster, here)
+        target = cluster.owner_of(there.encode())
+
+        async def moved(request: bytes, caller: Caller) -> bytes:
+            cluster.move(cluster.nodes[0].ground.domain.partition_of(there.encode()), int(caller.node_id[1:]))
+            raise Unavailable("not mine")
+
+        target.operations = {**target.operations, "claim": moved}
+        assert (await patch(cluster, uid, there)).is_changed
+
+    run(body)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'["a@b.c","short",1]', b'["a",1,2]', b"[1,2,3]"])
 @pytest.mark.parametrize("operation", ["claim", "held", "release"])
 def test_nonsense_of_a_peer_is_refused(operation: str, body: bytes) -> None:
