@@ -13,7 +13,7 @@ node4=http://127.0.0.1:$((first + 4))
 
 say() { printf '\n== %s\n' "$*"; }
 # A write that meets a partition on its way to another node may get 503: curl sends it again after Retry-After.
-ask() { curl -sS --max-time 15 --retry 5 "$@"; }
+ask() { curl -sSf --max-time 15 --retry 8 "$@"; }
 # The body, and the header that says who answered, and from where.
 read_from() { ask -D - "$1" | tr -d '\r' | sed -n -e 's/^profile-served-by/  &/p' -e 's/^{.*/  &/p'; echo; }
 field() { sed -n "s/.*\"$1\":\"\\([^\"]*\\)\".*/\\1/p"; }

@@ -43,6 +43,8 @@ BUGS = [
     Bug("copies_answer_as_owners", {"order", "read", "search"}, fault="slow_apply"),
     Bug("forwarded_twice", {"conflict", "not-written-visible", "applied-twice", "condition", "read", "lost"}),
     Bug("lost_taken_as_not_sent", {"not-written-visible", "applied-twice", "conflict", "condition"}, "pause"),
+    Bug("released_before_the_commit", {"search", "unique-email"}),
+    Bug("never_held", {"unique-email", "search", "final"}),
     Bug("not_here_is_not_found", {"read", "order", "search"}, "kill", standbys=0),
 ]
 

@@ -3,13 +3,18 @@
 Each patches classes of the product, as those of one node do. Nothing of this is known to the product.
 """
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import app.http.forward
+from app.profiles.claims import Release, Unclaimed
 from app.profiles.ground import Ground
 from app.profiles.results import ProfileNotFound
+from app.profiles.rows import email_key_of
+from app.profiles.settlement import Settlement
+from app.profiles.topics import PROFILE_STORE
 from streams.clock import Deadline
 from streams.errors import LeaseExpired, NotOwner, Restoring
 from streams.http.peers import HttpPeers
@@ -118,6 +123,30 @@ def not_here_is_not_found() -> None:
     StreamsNode.owns = lambda self, partition: True  # type: ignore[method-assign]
 
 
+def released_before_the_commit() -> None:
+    """The old e-mail is free as soon as the new one is claimed, before the profile is written."""
+    claim = Settlement._claim
+
+    async def claim_and_release(self: Settlement, command: Any, needed: Unclaimed, attempt: Any, deadline: Any) -> Any:
+        claimed = await claim(self, command, needed, attempt, deadline)
+        row, _ = self._ground.row(PROFILE_STORE, command.partitions[0], needed.uid)
+        if row is not None:
+            await self._release(Release(email_key_of(row), needed.uid, 1 << 40))
+            await asyncio.sleep(0.01)
+        return claimed
+
+    Settlement._claim = claim_and_release  # type: ignore[method-assign]
+
+
+def never_held() -> None:
+    """Whoever is asked whether a profile has an e-mail says no."""
+
+    async def held(self: Settlement, uid: bytes, email_key: bytes, deadline: Deadline) -> bool:
+        return False
+
+    Settlement.held = held  # type: ignore[method-assign]
+
+
 CLUSTER_BUGS: Mapping[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -131,5 +160,7 @@ CLUSTER_BUGS: Mapping[str, Callable[[], None]] = {
         forwarded_twice,
         lost_taken_as_not_sent,
         not_here_is_not_found,
+        released_before_the_commit,
+        never_held,
     )
 }

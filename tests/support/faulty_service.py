@@ -5,6 +5,7 @@ clock that is wrong: `clock:SECONDS` (ahead, or behind when negative) or `clock:
 `tests.support.buggy_service` these are no bugs: no promise may break. Nothing of this is known to the product.
 """
 
+import inspect
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from kafka import KafkaProducer
 
 from app.cli.main import main
+from app.profiles.settlement import Settlement
 from streams.log.kafka.transactions import Transactions
 from streams.runtime.events import OwnershipEvents
 from streams.runtime.states import TaskState
@@ -49,6 +51,9 @@ POINTS: Mapping[str, Point] = {
     "ownership is told": Point(OwnershipEvents, "on_assigned"),
     "ownership is taken": Point(OwnershipEvents, "on_revoked"),
     "before the fence": Point(Transactions, "fence"),
+    "an e-mail is claimed, nothing written": Point(Settlement, "_claim", is_after=True),
+    "written, the old e-mail not released": Point(Settlement, "_release"),
+    "asked for a claim": Point(Settlement, "claim"),
     "while it restores": Point(StreamTask, "apply", applies=lambda task: task.state is not TaskState.ACTIVE),
 }
 
@@ -74,6 +79,15 @@ def _install(name: str, point: Point, file: Path) -> None:
             os.killpg(os.getpgid(0), signal.SIGKILL)
 
     @wraps(call)
+    async def watched_async(self: Any, *arguments: Any, **options: Any) -> Any:
+        if not point.is_after:
+            crash_if_due(self)
+        result = await call(self, *arguments, **options)
+        if point.is_after:
+            crash_if_due(self)
+        return result
+
+    @wraps(call)
     def watched(self: Any, *arguments: Any, **options: Any) -> Any:
         if not point.is_after:
             crash_if_due(self)
@@ -82,7 +96,7 @@ def _install(name: str, point: Point, file: Path) -> None:
             crash_if_due(self)
         return result
 
-    setattr(point.owner, point.method, watched)
+    setattr(point.owner, point.method, watched_async if inspect.iscoroutinefunction(call) else watched)
 
 
 def shift_clock(how: str) -> None:
