@@ -37,7 +37,6 @@ CONFINED = {
     "kafka": ("streams.log.kafka",),
     "rocksdict": ("streams.log.local", "streams.stores.rocksdb", "streams.stores.directory"),
     "falcon": ("streams.http", "app.http"),
-    "aiohttp": ("streams.http",),
     "gunicorn": ("app.server",),
     "uvloop": ("app.server",),
     "marshmallow": ("app.profiles", "app.http"),

@@ -23,7 +23,7 @@ def forwarded_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return what of a client's request header goes to the peer. The same on both sides: it is what gets signed."""
     named = _named_by_connection(headers)
     return [
-        (name, _utf8(value.strip(b" \t")))
+        (name, value.strip(b" \t"))
         for name, value in headers
         if name not in _OF_A_CONNECTION
         and name not in _OF_THE_CLIENT
@@ -60,14 +60,3 @@ def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     return frozenset(
         option.strip(b" \t").lower() for name, value in headers if name == b"connection" for option in value.split(b",")
     )
-
-
-def _utf8(value: bytes) -> bytes:
-    """Return *value* as UTF-8, the one encoding that aiohttp writes. No field of ours has a meaning outside ASCII."""
-    if value.isascii():
-        return value
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1").encode()
-    return value

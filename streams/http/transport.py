@@ -1,25 +1,19 @@
-"""One HTTP request to one address, through aiohttp: the only place of the package that uses it. It knows nothing of
-nodes and signatures. What it keeps: it sends a request at most once, and says whether it can have been sent at all.
+"""One HTTP request to one address, over connections that are kept alive. It knows nothing of nodes and signatures.
 
-aiohttp sends a PUT or DELETE again by itself when a kept-alive connection turns out to be closed. Here nothing is sent
-twice: whether the other side had read the first one cannot be known, not even if it closed without a word.
+What it keeps: it sends a request at most once, and says whether it can have been sent at all. Whether the other side
+had read a request before it closed the connection cannot be known, not even if it closed without a word.
 """
 
+import asyncio
 import socket
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
+import ssl
+from dataclasses import dataclass, field
 
 from streams.http.addresses import AddressRules, PeerAddress
+from streams.http.connection import Connection, encode_request
 from streams.queries.peers import Headers, PeerLost, PeerReply, PeerUnreachable
 
-_OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_KEEP_ALIVE_S = 30.0  # shorter than any server keeps an idle connection, so that it is this side that closes
-_MAX_FIELD_BYTES = 32 * 1024  # a position token may be long
+_KEEP_ALIVE_S = 30.0  # shorter than any server keeps an idle connection, so that none is used that is just being closed
 
 
 @dataclass(slots=True)
@@ -29,108 +23,101 @@ class Sending:
     has_connection: bool = False
 
 
+@dataclass(slots=True)
 class Transport:
-    """Connections to peers, kept alive. Event loop only; opened by the first request."""
+    """Connections to peers. Event loop only; no limit of its own, which would be a queue: whoever calls counts."""
 
-    def __init__(self, *, rules: AddressRules, connect_timeout_s: float, max_reply_bytes: int) -> None:
-        self._rules = rules
-        self._connect_timeout_s = connect_timeout_s
-        self._max_reply_bytes = max_reply_bytes
-        self._session: aiohttp.ClientSession | None = None
+    rules: AddressRules
+    connect_timeout_s: float
+    max_reply_bytes: int
+    _open: dict[Connection, PeerAddress] = field(default_factory=dict)
+    _idle: dict[PeerAddress, list[Connection]] = field(default_factory=dict)
+    _tls: ssl.SSLContext | None = None
 
     async def send(
         self, address: PeerAddress, method: bytes, target: bytes, headers: Headers, body: bytes, sending: Sending
     ) -> PeerReply:
         """Send a request and return the whole answer, with names in lower case. *target* is clean. Raises
         PeerUnreachable and PeerLost. The caller bounds the time, and finds in *sending* how far it came."""
-        session = self._session or self._open()
-        path, _, query = target.decode("ascii").partition("?")
-        url = URL.build(
-            scheme=address.scheme, host=address.host, port=address.port, path=path, query_string=query, encoded=True
-        )
         try:
-            async with session.request(
-                method.decode("ascii"),
-                url,
-                headers=[(name.decode("ascii"), value.decode()) for name, value in headers],
-                data=body if body or method in (b"POST", b"PUT", b"PATCH") else None,
-                allow_redirects=False,
-                trace_request_ctx=sending,
-            ) as response:
-                content = await self._read(response)
-                return PeerReply(
-                    response.status, [(name.lower(), value) for name, value in response.raw_headers], content
-                )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: the answer is no HTTP, or aiohttp refuses to send the request.
-            place = f"{address.scheme}://{address.host}:{address.port}"
-            why = type(error.__cause__ or error).__name__  # the text of some quotes what was sent
-            if sending.has_connection:
-                raise PeerLost(f"no answer of {place}: {why}") from error
-            raise PeerUnreachable(f"{place} cannot be reached: {why}") from error
+            request = encode_request(_authority(address), method, target, headers, body)
+            connection = self._take(address) or await self._connect(address)
+        except (OSError, ValueError) as error:
+            raise PeerUnreachable(f"{_place(address)} cannot be reached: {type(error).__name__}") from error
+        sending.has_connection = True
+        try:
+            reply = await connection.ask(method, request)
+        except (OSError, ValueError) as error:
+            # The error's text may quote what was sent.
+            raise PeerLost(f"no answer of {_place(address)}: {type(error).__name__}") from error
+        except BaseException:
+            connection.abort()  # its answer is still to come
+            raise
+        if connection.is_usable:
+            self._idle.setdefault(address, []).append(connection)
+        return reply
 
     async def close(self) -> None:
-        """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close all connections. Idempotent."""
+        for connection in list(self._open):
+            connection.abort()
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        parts = []
-        size = 0
-        async for part in response.content.iter_any():
-            size += len(part)
-            if size > self._max_reply_bytes:
-                response.close()
-                raise ValueError("the answer is too large")
-            parts.append(part)
-        return b"".join(parts)
+    def _take(self, address: PeerAddress) -> Connection | None:
+        """Return an idle connection, the one that was used last."""
+        idle = self._idle.get(address)
+        oldest = asyncio.get_running_loop().time() - _KEEP_ALIVE_S
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable and connection.idle_since > oldest:
+                return connection
+            connection.abort()
+        return None
 
-    def _open(self) -> aiohttp.ClientSession:
-        progress = aiohttp.TraceConfig()
-        progress.on_connection_create_end.append(_note_connection)
-        progress.on_connection_reuseconn.append(_note_connection)
-        self._session = aiohttp.ClientSession(
-            # No limit here: it would be a queue without one. Whoever calls counts.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=_Resolver(self._rules)),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=_OWN_HEADERS,
-            max_field_size=_MAX_FIELD_BYTES,
-            middlewares=(_send_once,),
-            trace_configs=[progress],
-        )
-        return self._session
+    async def _connect(self, address: PeerAddress) -> Connection:
+        """Connect. Names are resolved, and what they mean is judged, each time: a check beforehand would say nothing
+        about what the name means a moment later. Raises OSError and ValueError."""
+        loop = asyncio.get_running_loop()
+        is_tls = address.scheme == "https"
+        if is_tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        async with asyncio.timeout(self.connect_timeout_s):
+            places = await self.rules.resolve(address.host, address.port, socket.AF_UNSPEC)
+            failure = OSError("no address")
+            for ip, family in places:
+                try:
+                    # Each gets its share of the time, so that a silent first one does not hide the second.
+                    async with asyncio.timeout(self.connect_timeout_s / len(places)):
+                        _, connection = await loop.create_connection(
+                            lambda: Connection(self._forget, max_reply_bytes=self.max_reply_bytes),
+                            ip,
+                            address.port,
+                            family=family,
+                            flags=socket.AI_NUMERICHOST,
+                            ssl=self._tls if is_tls else None,
+                            server_hostname=address.host if is_tls else None,
+                        )
+                except OSError as error:
+                    failure = error
+                else:
+                    if not connection.is_usable:
+                        raise ConnectionResetError
+                    self._open[connection] = address
+                    return connection
+        raise failure
 
-
-class _Resolver(AbstractResolver):
-    """Resolves names of nodes to addresses that may be used, each time that a connection is made: a check beforehand
-    would say nothing about what the name means a moment later."""
-
-    def __init__(self, rules: AddressRules) -> None:
-        self._rules = rules
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(hostname=host, host=ip, port=port, family=found, proto=0, flags=socket.AI_NUMERICHOST)
-            for ip, found in await self._rules.resolve(host, port, family)
-        ]
-
-    async def close(self) -> None:
-        """Nothing is kept."""
-
-
-async def _note_connection(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
-    context.trace_request_ctx.has_connection = True
+    def _forget(self, connection: Connection) -> None:
+        address = self._open.pop(connection, None)
+        idle = self._idle.get(address, []) if address is not None else []
+        if connection in idle:
+            idle.remove(connection)
+        if address is not None and not idle:
+            self._idle.pop(address, None)
 
 
-async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Hide a broken connection from aiohttp, which would send again."""
-    try:
-        return await handler(request)
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        raise aiohttp.ClientError from error
+def _authority(address: PeerAddress) -> bytes:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}".encode()
+
+
+def _place(address: PeerAddress) -> str:
+    return f"{address.scheme}://{address.host}:{address.port}"

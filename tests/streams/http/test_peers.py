@@ -92,7 +92,7 @@ def test_a_request_passes_as_it_is() -> None:
             await a.peers.forward("b", sent, deadline)
             request, caller = seen[0]
             assert request[:2] == (b"PATCH", b"/x/../y//%2F?e=a%40b&f=+%23g")
-            assert sorted(request.headers) == [(b"if-match", b'"3"'), (b"x-odd", b"\xc3\xa9"), (b"x-request-id", b"r1")]
+            assert sorted(request.headers) == [(b"if-match", b'"3"'), (b"x-odd", b"\xe9"), (b"x-request-id", b"r1")]
             assert request.body == b"{}"
             assert (caller.node_id, caller.hop, caller.extra) == ("a", REPLICA, {"event": "e1"})
             assert abs(caller.deadline.at - deadline.at) < 0.1
