@@ -69,5 +69,3 @@ def test_filtering_twice_changes_nothing(headers: list[tuple[bytes, bytes]]) -> 
     """Both sides filter before they sign or verify, so the filter must leave its own result alone."""
     once = forwarded_headers(headers)
     assert forwarded_headers(once) == once
-    for _, value in once:
-        value.decode()
