@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.structs import MemberState
 
 from streams.log.kafka import KafkaLog
 from tests.kafka.node import CLOCK, Node, within
@@ -75,6 +77,30 @@ def test_a_member_that_was_removed_loses_everything_and_joins_again(
     assert node.membership.lease_until > CLOCK.monotonic()
     node.fence()
     node.append(b"x")
+
+
+def test_a_member_that_was_removed_in_the_middle_of_a_join_loses_what_it_had(
+    kafka_broker: str, open_log: OpenLog, prefix: str
+) -> None:
+    """It is put out while its own request to join waits, and joins anew within the same attempt: others may have owned
+    its partitions in between, so it must be told that it has lost them, also those that it gets back."""
+    node = Node(open_log(kafka_broker), [prefix + "t"]).owner()
+    other = Node(open_log(kafka_broker, node_id="b"), [prefix + "t"]).join()
+    last = other.wait_until_owned(partitions=1)
+    old = node.wait_until_owned(partitions=1, after_generation=last.generation - 1)
+    stalled = threading.Event()
+    other.membership._poll = lambda _consumer: not stalled.wait(20)  # keeps the group waiting for it
+    try:
+        node.membership.rebalance()
+        while node.membership._consumer.group_metadata().state != MemberState.REBALANCING:
+            assert node.ownership == old, "nobody joins but this node"
+        for member_id in (old.member_id, other.ownership.member_id):
+            node.log._topics.remove_member(prefix + "app", member_id)
+        with node._changed:
+            assert node._changed.wait_for(lambda: node.ownership.member_id != old.member_id, 20), node.reports
+    finally:
+        stalled.set()
+    assert ("lost", old.partitions) in node.reports, node.reports
 
 
 def test_a_join_that_takes_longer_than_a_poll_is_not_forgotten(

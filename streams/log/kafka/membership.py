@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,7 @@ class KafkaMembership:
         self._consumer = consumer = open_client(KafkaConsumer, config, self._lease.network)
         coordinator = consumer._coordinator
         coordinator._perform_assignment = partial(self._assignor.lead, coordinator._perform_assignment)
+        coordinator.reset_generation = partial(self._fall_out, consumer, coordinator.reset_generation)
         consumer.subscribe([self._topic], listener=_Rebalances(self, consumer))
         # A request for metadata before the join: kafka-python may have none of a topic that was subscribed to while
         # another request was under way. A leader that knows no partitions assigns none, and then joins once more.
@@ -191,13 +192,22 @@ class KafkaMembership:
         assert self._listener is not None
         self._listener.on_revoked(partitions)
 
+    def _fall_out(self, consumer: KafkaConsumer, reset: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Call *reset*, by which kafka-python forgets its place in the group, and pass on what is lost by it, at once:
+        kafka-python itself says nothing when that happens in the middle of a join. It joins anew then, and the lease
+        of what it gets back would go on as if nobody could have owned that in between."""
+        reset(*arguments, **options)
+        if self._consumer is consumer:  # Else it leaves, and has revoked everything.
+            self.lose(_numbers(consumer.assignment()))
+
     def lose(self, partitions: frozenset[int]) -> None:
-        """Pass on that the group went on without this member."""
+        """Pass on that the group went on without this member; once, however often it is said."""
         self._lease.end()
-        self._reported = None
         self._assignor.forget()
-        assert self._listener is not None
-        self._listener.on_lost(partitions)
+        reported, self._reported = self._reported, None
+        if reported is not None:
+            assert self._listener is not None
+            self._listener.on_lost(partitions)
 
     def _close(self, deadline: Deadline) -> None:
         """Leave the group: revokes (or loses) what is owned first."""
