@@ -292,13 +292,13 @@ class StreamThread:
         partitions = event.ownership.partitions
         self._metrics.rebalances += 1
         logger.info("partitions assigned", extra={"partitions": sorted(partitions)})
-        self._is_joined = True
         self._promotion.stamp = event.stamp
         self._give_up(section, section.owned - partitions)
         self._tasks.open(partitions)
         section.own(event.ownership)
         for partition in partitions:
             self._promotion.restore(self.tasks[partition])
+        self._is_joined = True  # last: who owns nothing yet, but has joined, is ready
         self._on_change()
 
     def _obey(self, view: ClusterView) -> None:
