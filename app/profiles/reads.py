@@ -96,11 +96,9 @@ class Reads:
         try:
             return self._read(uid, email_key, partition, proof)
         except LeaseExpired:
-            if options.is_replica:
-                raise
             # A barrier proves as much as a lease, so reads go on while the coordinator cannot be reached.
-            await self._node.barrier((partition,), deadline)
-            return self._read(uid, email_key, partition, BARRIER)
+            barrier = await self._take_barrier(options, (partition,), deadline)
+            return self._read(uid, email_key, partition, barrier)
 
     def _read(self, uid: str, email_key: bytes | None, partition: int, proof: Proof) -> Read:
         row, reader = self._ground.row(PROFILE_STORE, partition, uid.encode(), is_replica=proof.is_replica)
@@ -119,10 +117,7 @@ class Reads:
         try:
             return await self._search(email_key, proof, deadline)
         except LeaseExpired:
-            if options.is_replica:
-                raise
-            await self._node.barrier(here, deadline)
-            return await self._search(email_key, BARRIER, deadline)
+            return await self._search(email_key, await self._take_barrier(options, here, deadline), deadline)
 
     async def _search(self, email_key: bytes, proof: Proof, deadline: Deadline) -> Read:
         """Read the claim, then the profile, and answer only if the profile carries the e-mail.
@@ -186,10 +181,8 @@ class Reads:
         try:
             return await asyncio.to_thread(self._scan, here, start, limit, proof)
         except LeaseExpired:
-            if options.is_replica:
-                raise
-            await self._node.barrier(here, deadline)
-            return await asyncio.to_thread(self._scan, here, start, limit, BARRIER)
+            barrier = await self._take_barrier(options, here, deadline)
+            return await asyncio.to_thread(self._scan, here, start, limit, barrier)
 
     def _scan(self, partitions: Sequence[int], start: bytes, limit: int, proof: Proof) -> Scan:
         """Scan; on any thread."""
@@ -215,6 +208,14 @@ class Reads:
 
     async def _prove(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> Proof:
         return await prove(self._node, options, self.positions_of(options), partitions, deadline)
+
+    async def _take_barrier(self, options: ReadOptions, partitions: Sequence[int], deadline: Deadline) -> Proof:
+        """Return the proof that serves instead of the one that did not hold. Raises LeaseExpired where the owner would
+        be asked first: a copy is too old for a caller who has said how old it may be."""
+        if options.is_replica and options.position is None:
+            raise LeaseExpired("the copy is staler than the caller allows")
+        await self._node.barrier(partitions, deadline)
+        return BARRIER._replace(is_replica=options.is_replica)
 
     def positions_of(self, options: ReadOptions) -> Mapping[TopicPartition, int] | None:
         """Return what the caller's position token names, None without one. Raises BadCursor, Unavailable."""
