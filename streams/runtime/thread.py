@@ -172,6 +172,7 @@ class StreamThread:
         assert section is not None
         self._take_events(section)
         section.advance()
+        self._let_go(section)
         self._apply(section, section.release())  # read before the append was known to have succeeded
         section.start_group()
         self._table.flush()  # what is known by now must not wait for the log
@@ -283,6 +284,10 @@ class StreamThread:
                     self._is_joined = bool(section.owned)
         if view is not None:
             self._on_view(view)
+
+    def _let_go(self, section: WriteSection) -> None:
+        """Let revocations return when the append in flight has ended: before the next one begins, or under load there
+        would always be one."""
         if self._revocations and not section.is_appending:
             for revoked in self._revocations:
                 revoked.is_released.set()

@@ -8,6 +8,7 @@ import pytest
 from streams.errors import LogError, NotOwner, Restoring, StoreDamaged
 from streams.records import ProducerRecord, TopicPartition
 from streams.runtime.commands import Decided, Refused
+from streams.runtime.events import Revoked
 from streams.runtime.states import TaskState
 from streams.stores.memory import MemoryStoreFactory
 from streams.testing import Fault
@@ -170,6 +171,20 @@ def test_a_revocation_waits_for_the_append_in_flight() -> None:
     rig.turn(2)
     revoked.join(5)
     assert not revoked.is_alive()
+
+
+def test_a_revocation_does_not_wait_for_appends_that_begin_after_it() -> None:
+    """Writes to the partitions that are kept go on and on: the group waits for the one append in flight."""
+    rig = Rig().start()
+    revoked = Revoked(frozenset({0}))
+    for number in range(4):
+        rig.log.faults.append(Fault.PENDING)
+        rig.submit(Put(b"%d" % number, b"v", places=((ROWS, 1),)))
+        rig.turn()
+        if number == 1:
+            rig.thread.post(revoked)
+        rig.log.complete()
+    assert revoked.is_released.is_set()
 
 
 def test_topics_with_different_partition_counts_are_refused() -> None:
