@@ -6,6 +6,7 @@
     |  |- LogUnavailable      nothing was appended: try again later
     |  |- OutcomeUnknown      an append may or may not be in the log: fence, read to the barrier, look
     |  |- Fenced              another writer owns the partitions now: step down, do not crash
+    |  |  '- GenerationPassed the group has gone on: wait for what it says next
     |  |- RecordTooLarge      only this group is refused: fix the request
     |  |- OffsetOutOfRange    the store and the log have parted: wipe the store and rebuild
     |  |- TopicMismatch       the topic would lose data or has another shape: stop
@@ -55,6 +56,11 @@ class OutcomeUnknown(LogError):
 
 class Fenced(LogError):
     """The log's fence refused this writer: it no longer owns what it wrote to. Nothing was appended."""
+
+
+class GenerationPassed(Fenced):
+    """The group has formed another generation than the one written under. What this member owns in it is told by its
+    membership in a moment, or that it owns nothing any more."""
 
 
 class RecordTooLarge(LogError):

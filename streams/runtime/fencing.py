@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from streams.clock import Backoff, Clock, Deadline
+from streams.errors import GenerationPassed
 from streams.log.base import LogWriter, Ownership
 from streams.records import TopicPartition
 
 logger = logging.getLogger(__name__)
+
+#: How long the group may take to say what is owned in its next generation, before a fence is tried again.
+_NEXT_OWNERSHIP_S = 0.5
 
 
 class Fencing:
@@ -40,10 +44,12 @@ class Fencing:
         self._is_stale = True
         self._begin_at = self._clock.monotonic()
 
-    def require_later(self) -> None:
-        """As `require`, after a failure: the next fence begins a little later, and later each time."""
+    def require_later(self, error: BaseException) -> None:
+        """As `require`, after *error*: the next fence begins a little later, and later each time. When the group has
+        gone on it could only fail, and would delay the one that the next ownership requires."""
         self._is_stale = True
-        self._begin_at = self._clock.monotonic() + self._backoff.next_s()
+        has_passed = isinstance(error, GenerationPassed)
+        self._begin_at = self._clock.monotonic() + (_NEXT_OWNERSHIP_S if has_passed else self._backoff.next_s())
 
     def succeeded(self) -> None:
         """All is well again: the next failure is a first one."""
@@ -75,7 +81,7 @@ class Fencing:
         error = fence.exception()
         if error is not None:
             logger.warning("fence failed", extra={"kind": type(error).__name__, "reason": str(error)})
-            self.require_later()
+            self.require_later(error)
             return False
         self.barrier = fence.result()
         return True

@@ -341,7 +341,7 @@ class WriteSection:
         else:
             logger.warning("append failed", extra={"commands": len(pendings), "reason": str(error)})
         self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
-        self._fence(is_failure=True)
+        self._fence(error)
 
     def _await(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
         """*group* is in the log. Its callers wait until it can be read here; of a partition that nobody reads here,
@@ -383,9 +383,9 @@ class WriteSection:
             self._group = None  # Nobody wants to know any more; a partition of it may take long to restore, or be gone.
             self._held.events.clear()
 
-    def _fence(self, *, is_failure: bool = False) -> None:
-        if is_failure:
-            self._fencing.require_later()
+    def _fence(self, failure: BaseException | None = None) -> None:
+        if failure is not None:
+            self._fencing.require_later(failure)
         else:
             self._fencing.require()
         self.state = SectionState.FENCING if self.ownership is not None else SectionState.CLOSED

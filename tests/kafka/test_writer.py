@@ -6,7 +6,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from streams.errors import Fenced, LogUnavailable, RecordTooLarge
+from streams.errors import Fenced, GenerationPassed, LogUnavailable, RecordTooLarge
 from streams.log.base import Ownership, TopicSpec
 from streams.log.kafka import KafkaLog
 from streams.records import TopicPartition
@@ -45,6 +45,24 @@ def test_another_generation_is_fenced_and_the_writer_recovers(
     end = node.fence()
     assert barrier[TopicPartition(prefix + "t", 0)] < end[TopicPartition(prefix + "t", 0)]
     assert all_values(node.log, end) == [b"current"]
+
+
+def test_after_each_rebalance_the_writer_goes_on_without_a_gap(
+    kafka_broker: str, open_log: OpenLog, prefix: str
+) -> None:
+    """An append that the group refuses leaves nothing behind: after the next fence the same producer appends again, in
+    order, time after time, and what was refused is nowhere."""
+    node = Node(open_log(kafka_broker), [prefix + "t", prefix + "u"]).owner()
+    stale = Ownership(node.ownership.generation - 1, node.ownership.member_id, node.ownership.partitions)
+    for number in range(5):
+        with pytest.raises(GenerationPassed):
+            node.append(b"refused", b"refused too", ownership=stale)
+        node.fence()
+        node.append(b"%d" % number)
+        node.append(b"%d again" % number)
+    first = TopicPartition(prefix + "t", 0)
+    values = all_values(node.log, {first: node.fence()[first]})
+    assert values == [value for number in range(5) for value in (b"%d" % number, b"%d again" % number)]
 
 
 @pytest.mark.parametrize(("generation", "member"), [(-1, "member"), (1, "")])

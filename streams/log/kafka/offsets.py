@@ -37,12 +37,8 @@ class Offsets:
 
         Waits while a transaction that carries an offset of one of them is undecided (KIP-447). Raises LogUnavailable.
         """
-        found: dict[int, int | None] = {}
-        for number in sorted(partitions):
-            partition = KafkaTopicPartition(topic, number)
-            fetch = partial(_committed, partition)
-            found[number] = self._ask(fetch, deadline, "fetch committed offsets")
-        return found
+        asked = [KafkaTopicPartition(topic, number) for number in sorted(partitions)]
+        return self._ask(partial(_committed, asked), deadline, "fetch committed offsets")
 
     def ends(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
         """Return the offset after the last committed record of each partition (the last stable offset). Raises
@@ -88,9 +84,12 @@ class Offsets:
                 consumer.close(autocommit=False, timeout_ms=100)
 
 
-def _committed(partition: KafkaTopicPartition, consumer: KafkaConsumer, timeout_ms: int) -> int | None:
-    offset: int | None = consumer.committed(partition, timeout_ms=timeout_ms)
-    return offset
+def _committed(
+    partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int
+) -> dict[int, int | None]:
+    """Ask for all in one request. `KafkaConsumer.committed` takes one partition, and whoever fences waits for each."""
+    found = consumer._coordinator.fetch_committed_offsets(partitions, timeout_ms=timeout_ms)
+    return {one.partition: found[one].offset if one in found else None for one in partitions}
 
 
 def _ends(partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int) -> dict[Any, int]:

@@ -116,8 +116,8 @@ def member_config(settings: KafkaSettings) -> dict[str, Any]:
         "group_id": settings.application_id,
         "session_timeout_ms": settings.session_timeout_ms,
         # The lease is renewed by heartbeats, and a rebalance is noticed by them: a partition that moves has no owner
-        # for about two intervals.
-        "heartbeat_interval_ms": min(300, settings.session_timeout_ms // 4),
+        # for up to two intervals.
+        "heartbeat_interval_ms": min(100, settings.session_timeout_ms // 4),
         "max_poll_interval_ms": settings.rebalance_timeout_ms,  # kafka-python sends it as the rebalance timeout
         "retry_backoff_ms": 20,
         "metadata_max_age_ms": 5_000,  # a member that assigned on old metadata assigns again so much later

@@ -28,7 +28,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from streams.clock import Clock, Deadline
-from streams.errors import Fenced, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
+from streams.errors import Fenced, GenerationPassed, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
 from streams.log.base import Ownership
 from streams.log.kafka.clients import open_client
 from streams.log.kafka.departed import Departed
@@ -91,13 +91,13 @@ class Transactions:
     def fence(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
         """See `LogWriter.fence`. The order of the four steps is the proof."""
         check_usable(ownership)
-        self.discard()
         partitions = sorted(ownership.partitions)
         everything = [TopicPartition(name, number) for name in self._names for number in partitions]
         self._departed.fence(everything, ownership.generation)
         try:
-            # A new producer of our id: what an older one left open is aborted, and it can commit no more.
-            self._open(operation.deadline)
+            # A producer of our id that has left nothing undecided: one that did was thrown away. A new one aborts what
+            # any older one left open, which can commit no more then.
+            self._opened(operation.deadline)
             # Other nodes' transactions: undecided ones with an offset of ours hold this up; those without one
             # cannot commit any more, since the generation has changed.
             committed = self._offsets.committed(self._names[0], partitions, operation.deadline)
@@ -108,11 +108,17 @@ class Transactions:
             # Only now the end. Not the last stable offset: that may lie below what was committed behind an open
             # transaction.
             return self._topics.high_watermarks(everything, operation.deadline) if everything else {}
-        except KafkaError as error:
+        except LogError:
+            raise  # Not from within a transaction.
+        except BaseException as error:
             self.discard()
-            if isinstance(error, _GENERATION_REFUSED + _PRODUCER_FENCED):
-                raise Fenced(f"the group refuses generation {ownership.generation}: {error}") from error
-            raise LogUnavailable(f"Kafka cannot fence: {type(error).__name__}: {error}") from error
+            if isinstance(error, _GENERATION_REFUSED):
+                raise GenerationPassed(f"the group refuses generation {ownership.generation}: {error}") from error
+            if isinstance(error, _PRODUCER_FENCED):
+                raise Fenced(f"a newer producer of this node's transactional id exists: {error}") from error
+            if isinstance(error, KafkaError):
+                raise LogUnavailable(f"Kafka cannot fence: {type(error).__name__}: {error}") from error
+            raise
 
     def append(
         self,
@@ -138,7 +144,7 @@ class Transactions:
             raise
         except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
             cause = _root_cause(error, sent)
-            self._abort()
+            self._abort(is_reusable=isinstance(cause, _GENERATION_REFUSED) and _are_acknowledged(sent))
             raise _not_appended(cause, ownership) from cause
         failures_in_commit = network.failures
         try:
@@ -178,12 +184,15 @@ class Transactions:
 
         def network(**configs: Any) -> _Network:
             made.append(_Network(**configs))
+            # In the first answer already: asked for later, each topic takes another tenth of a second, since
+            # kafka-python asks for metadata no more often, and no write is taken meanwhile.
+            made[-1].cluster.set_topics(self._names)
             return made[-1]
 
         self._producer = producer = open_client(KafkaProducer, config, network)
         self._network = made[0]
         producer.init_transactions()
-        for name in self._names:  # Else the first append would wait for them.
+        for name in self._names:  # They are known, unless an answer was lost; the first append would wait for them.
             producer.partitions_for(name)
 
     def _send_offsets(self, producer: KafkaProducer, positions: Mapping[int, int], ownership: Ownership) -> None:
@@ -195,11 +204,14 @@ class Transactions:
 
     def _commit_offsets(self, positions: Mapping[int, int], ownership: Ownership, operation: Operation) -> None:
         """Commit *positions* and nothing else: the coordinator says whether the generation is current."""
-        producer, _ = self._opened(operation.deadline)
+        producer, network = self._opened(operation.deadline)
+        failures_before = network.failures
         producer.begin_transaction()
         self._send_offsets(producer, positions, ownership)
         operation.enter_commit()
         producer.commit_transaction()
+        if network.failures != failures_before:
+            self.discard()  # For the reason given in `append`.
 
     def _wait_for(self, sent: Sequence[Any], deadline: Deadline) -> dict[TopicPartition, int]:
         """Return the offset after the last record of each partition once all are acknowledged.
@@ -227,19 +239,24 @@ class Transactions:
         except LogError as error:
             raise OutcomeUnknown("it was committed, but the broker does not say where") from error
 
-    def _abort(self) -> None:
-        """Abort the transaction, so that it holds back no reader, and throw the producer away.
+    def _abort(self, *, is_reusable: bool) -> None:
+        """Abort the transaction, so that it holds back no reader, and throw the producer away unless *is_reusable*.
 
         kafka-python could go on with it according to its documentation, but after a record was refused it does not
-        take back the sequence numbers: each later transaction would fail with OutOfOrderSequenceNumberError.
+        take back the sequence numbers: each later transaction would fail with OutOfOrderSequenceNumberError. When all
+        records were taken and the group refused the offsets alone, as in each rebalance, it does go on.
         """
-        producer = self._producer
-        if producer is not None:
+        producer, network = self._producer, self._network
+        if producer is not None and network is not None:
+            failures_before = network.failures
             try:
                 producer.abort_transaction()
             except Exception as error:  # noqa: BLE001  # Fenced or out of reach: a new producer aborts what is open.
                 logger.debug("kafka_abort_failed", extra={"reason": type(error).__name__})
-        self.discard()
+                is_reusable = False
+            is_reusable = is_reusable and network.failures == failures_before  # As after a commit, see `append`.
+        if not is_reusable:
+            self.discard()
 
 
 class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
@@ -286,9 +303,14 @@ def _root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
     return error
 
 
+def _are_acknowledged(sent: Sequence[Any]) -> bool:
+    """Say whether the brokers took all records; nothing is waited for."""
+    return all(future.succeeded() for future in sent)
+
+
 def _not_appended(cause: BaseException, ownership: Ownership) -> LogError:
     if isinstance(cause, _GENERATION_REFUSED):
-        return Fenced(f"the group refuses generation {ownership.generation}: {cause}")
+        return GenerationPassed(f"the group refuses generation {ownership.generation}: {cause}")
     if isinstance(cause, _PRODUCER_FENCED):
         return Fenced("a newer producer of this node's transactional id exists, or the transaction took too long")
     if isinstance(cause, _TOO_LARGE):
