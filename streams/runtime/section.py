@@ -93,7 +93,7 @@ class WriteSection:
     @property
     def is_idle(self) -> bool:
         """Whether no group is under way."""
-        return self._group is None and not self._committed.groups
+        return self._group is None and not self._committed.unanswered
 
     @property
     def has_room(self) -> bool:
@@ -129,7 +129,7 @@ class WriteSection:
         callers are told at their deadlines."""
         self.owned -= partitions
         self._ready -= partitions
-        self._committed.stop_awaiting(partitions)  # The next owner reads it before he serves.
+        self._committed.stop_awaiting(partitions)
         self._table.unpark()
         if not self.owned:
             self.ownership = None
@@ -344,8 +344,8 @@ class WriteSection:
         self._fence(error)
 
     def _await(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
-        """*group* is in the log. Its callers wait until it can be read here; of a partition that nobody reads here,
-        because it restores or was given up, whoever serves it next has read it."""
+        """*group* is in the log. Its callers wait until it is applied here; a partition that restores or was given up
+        holds nobody else up."""
         group.targets = targets
         awaited = {at: end for at, end in targets.items() if self._is_read(at.partition)}
         self._fencing.raise_barrier({at: end for at, end in targets.items() if at not in awaited})
@@ -374,7 +374,7 @@ class WriteSection:
         """Tell callers whose deadline has passed that the outcome is not known (yet)."""
         now = self._clock.monotonic()
         under_way = [self._group] if self._group is not None else []
-        for group in (*self._committed.groups, *under_way):
+        for group in (*self._committed.unanswered, *under_way):
             for pending, _, _ in group.members:
                 if pending.deadline_at <= now and not pending.is_answered:
                     self._table.answer(pending, Unknown(pending.command.event_id))

@@ -187,6 +187,29 @@ def test_a_revocation_does_not_wait_for_appends_that_begin_after_it() -> None:
     assert revoked.is_released.is_set()
 
 
+def test_a_write_to_a_partition_that_moved_meanwhile_is_answered_only_after_it_was_read() -> None:
+    """Its transaction is decided and its markers are not in the partition yet: a strict read elsewhere would miss it.
+    Later writes to other partitions do not wait for that."""
+    rig = Rig().start()
+    rig.log.faults.append(Fault.PENDING)
+    put = rig.submit(Put(b"k", b"v"))
+    rig.turn()
+    rig.thread.post(Revoked(frozenset({0})))
+    rig.turn()
+    rig.log.withhold(TopicPartition(ROWS, 0))
+    rig.log.complete()
+    others = [rig.submit(Put(b"%d" % number, b"v", places=((ROWS, 1),))) for number in range(3)]
+    for _ in others:
+        rig.turn(3)
+    assert rig.outcome(put) is None
+    assert all(isinstance(rig.outcome(other), Decided) for other in others)
+    assert not rig.thread.is_idle
+    rig.log.release()
+    rig.turn(2)
+    assert isinstance(rig.outcome(put), Decided)
+    assert rig.thread.is_idle
+
+
 def test_topics_with_different_partition_counts_are_refused() -> None:
     """Co-partitioning is what makes one task own a key in all topics."""
     rig = Rig()
