@@ -175,8 +175,9 @@ class PeerGate:
             hop="" if envelope.kind == CALL else envelope.kind,
             extra=envelope.extra,
         )
-        note = self._note(LET_IN)
-        proof = seal_answer(self.keys, nonce=envelope.nonce, status=0, note=note, body=b"")
+        proof = b""
+        if envelope.kind != CALL:  # the answer of an operation is signed whole
+            proof = seal_answer(self.keys, nonce=envelope.nonce, status=0, note=self._note(LET_IN), body=b"")
         return Visit(caller, signed, kind, (HEADER, proof), self._in_flight), envelope
 
     def _unseal(self, message: Message, headers: Headers, client_host: str | None) -> Envelope:

@@ -10,13 +10,15 @@ may have lain in a buffer, and makes the deadline exact however long that was.
 """
 
 import hmac
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
+
+import orjson
 
 from streams.clock import Clock
 from streams.errors import ConfigError, Overloaded
@@ -106,7 +108,7 @@ class BadSignature(Exception):
 
 def seal(keys: Keys, envelope: Envelope, message: Message, *, address: str) -> bytes:
     """Return the value of HEADER for *message*, to be sent to the node at *address*."""
-    text = json.dumps([_FORM, *envelope[:-1], dict(envelope.extra)], separators=(",", ":")).encode()
+    text = orjson.dumps([_FORM, *envelope[:-1], dict(envelope.extra)])
     assert _MAC_HEX + len(text) <= _MAX_VALUE_BYTES, "the application's values are too long"
     return _request_mac(keys, text, message, address) + text
 
@@ -118,7 +120,7 @@ def unseal(keys: Keys, value: bytes, message: Message, *, address: str) -> Envel
     mac, text = value[:_MAC_HEX], value[_MAC_HEX:]
     if not hmac.compare_digest(mac, _request_mac(keys, text, message, address)):
         raise BadSignature
-    form, *fields = json.loads(text)  # whoever knows the key wrote it
+    form, *fields = orjson.loads(text)  # whoever knows the key wrote it
     if form != _FORM:
         raise BadSignature
     return Envelope(*fields)
@@ -197,9 +199,21 @@ def _request_mac(keys: Keys, text: bytes, message: Message, address: str) -> byt
         message.target,
         sha256(fields).digest() + sha256(message.body).digest(),
     )
-    return hmac.digest(keys.request, b"\n".join(parts), "sha256").hex().encode()
+    return _mac(keys.request, b"\n".join(parts))
 
 
 def _answer_mac(keys: Keys, nonce: str, status: int, note: bytes, body: bytes) -> bytes:
     parts = (nonce.encode(), b"%d" % status, note, sha256(body).digest())
-    return hmac.digest(keys.answer, b"\n".join(parts), "sha256").hex().encode()
+    return _mac(keys.answer, b"\n".join(parts))
+
+
+def _mac(key: bytes, text: bytes) -> bytes:
+    begun = _begun(key).copy()
+    begun.update(text)
+    return begun.hexdigest().encode()
+
+
+@lru_cache(maxsize=4)
+def _begun(key: bytes) -> hmac.HMAC:
+    """Return the code of no text at all: to go on from there costs half of what `hmac.digest` does."""
+    return hmac.new(key, digestmod=sha256)
