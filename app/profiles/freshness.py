@@ -11,6 +11,7 @@ from app.profiles.requests import STRICT, ReadOptions
 from streams.clock import Deadline
 from streams.errors import LeaseExpired
 from streams.records import TopicPartition
+from streams.runtime.reader import NEVER_MS
 
 
 class Proof(NamedTuple):
@@ -28,8 +29,12 @@ class Proof(NamedTuple):
 
         Called after the read: a process that was paused before it must not answer from the past.
         """
-        if self.is_strict:
-            return 0
+        if self.is_strict or self.is_positioned:
+            # Only a copy that was begun anew behind the proof has never been caught up: nothing was proven of that.
+            if self.is_replica and reader.staleness_ms() >= NEVER_MS:
+                raise LeaseExpired("the copy is being rebuilt")
+            if self.is_strict:
+                return 0
         if not self.is_replica:
             try:
                 reader.check_lease()

@@ -8,8 +8,10 @@ import pytest
 from app.profiles.requests import ReadOptions
 from app.profiles.results import ProfileNotFound
 from app.profiles.topics import SEARCH_STORE
+from streams.errors import LeaseExpired
 from streams.partitioner import partition_for
 from streams.records import TopicPartition
+from streams.runtime.reader import NEVER_MS
 from tests.app.profiles.fakes import NAMES, World
 
 
@@ -45,3 +47,25 @@ def test_a_token_proves_only_the_partitions_that_it_names(monkeypatch: pytest.Mo
     except ProfileNotFound:
         pytest.fail("a false 404")
     assert found.profile.uid == written.profile.uid
+
+
+@pytest.mark.parametrize("consistency", ["strict", "owner"])
+def test_a_copy_that_is_rebuilt_behind_the_barrier_answers_nothing(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are gone until it has read the log again: not found would be a false 404."""
+    world = World()
+    content = {"username": "bob", "email": "bob@mail.com"}
+    written = run(world.service.create(content, idempotency_key=None, deadline=world.deadline))
+    token = world.service.position_token(written.positions) if consistency == "owner" else None
+
+    async def rebuilt(*_: Any) -> None:
+        for rows in world.state.rows.values():
+            rows.clear()
+        world.node.lapsed_ms = NEVER_MS
+
+    monkeypatch.setattr(world.node, "barrier", rebuilt)
+    monkeypatch.setattr(world.node, "wait_applied", rebuilt)
+    options = ReadOptions(consistency=consistency, position=token, is_replica=True)
+    with pytest.raises(LeaseExpired):
+        run(world.service.get(written.profile.uid, options, world.deadline))
