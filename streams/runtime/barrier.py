@@ -38,12 +38,12 @@ class Barrier:
         for a partition that is not followed here, Unavailable at the deadline."""
         wanted = frozenset(partitions)
         self._check_followed(wanted)
-        while self._ends is not None:  # A look that has begun before us proves nothing to us.
-            await asyncio.wait([self._ends], timeout=deadline.remaining_s(self._clock))
+        while (earlier := self._ends) is not None:  # A look that has begun before us proves nothing to us.
+            await asyncio.wait([earlier], timeout=deadline.remaining_s(self._clock))
             if deadline.has_passed(self._clock):
                 raise Unavailable("the log did not tell its end in time")
             await asyncio.sleep(0)
-            if self._ends is not None and not self._ends.done():
+            if self._ends is not None and self._ends is not earlier and not self._ends.done():
                 break  # Begun after us by another caller: it serves us as well.
         if self._ends is None:
             self._ends = asyncio.ensure_future(asyncio.to_thread(self._look, deadline))

@@ -73,7 +73,7 @@ class StreamsNode:
             clock=clock,
             metrics=self.metrics,
             on_change=self._refresh_readers,
-            on_view=self._views.offer,
+            on_view=self._views.offer_own,
             on_fatal=on_fatal,
         )
         self._barrier = Barrier(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from streams.clock import Deadline, SystemClock
-from streams.cluster import NOWHERE, OBSERVER, ClusterView
+from streams.cluster import NOWHERE, OBSERVER, ClusterView, Placement
 from streams.errors import ConfigError, LeaseExpired, NotOwner, Restoring, Unavailable
 from streams.log.base import Ownership
 from streams.records import ProducerRecord, TopicPartition
@@ -247,6 +247,33 @@ def test_a_newer_view_wakes_who_waits_for_it() -> None:
             await views.wait(5, Deadline.after(0.01, clock))
 
     asyncio.run(run())
+
+
+def test_a_group_that_is_counted_anew_has_the_newest_map() -> None:
+    """Kafka forgets a group that was empty for a week. An observer that was there all the time must not keep its old
+    map for as many generations as there were before; nor take it back from a peer that has not looked yet."""
+    views = Views(FakeClock())
+    old, new = (ClusterView(epoch, {}, ()) for epoch in (57, 1))
+    views.offer_own(old)
+    views.offer_own(new)
+    assert views.newest is new
+    views.offer(old)
+    assert views.newest is new
+    later = ClusterView(2, {}, ())
+    views.offer_own(later)
+    assert views.newest is later
+
+
+def test_an_own_map_that_is_late_does_not_replace_a_newer_one_of_a_peer() -> None:
+    """The epochs of one group alone say which map is newer."""
+    views = Views(FakeClock())
+    views.offer_own(ClusterView(4, {}, ()))
+    views.offer(ClusterView(6, {}, ()))
+    views.offer_own(ClusterView(5, {}, ()))
+    assert views.newest.epoch == 6
+    emptied = ClusterView(5, {}, (Placement(None),))
+    views.offer_own(emptied)
+    assert views.newest is emptied
 
 
 def test_a_barrier_is_for_what_is_followed_here() -> None:
