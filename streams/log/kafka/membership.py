@@ -197,7 +197,8 @@ class KafkaMembership:
         kafka-python itself says nothing when that happens in the middle of a join. It joins anew then, and the lease
         of what it gets back would go on as if nobody could have owned that in between."""
         reset(*arguments, **options)
-        if self._consumer is consumer:  # Else it leaves, and has revoked everything.
+        is_leaving = self._consumer is not consumer  # It has revoked everything then.
+        if not is_leaving:
             self.lose(_numbers(consumer.assignment()))
 
     def lose(self, partitions: frozenset[int]) -> None:
