@@ -12,7 +12,7 @@ from typing import Any
 from app.bootstrap import Assembly, assemble
 from app.config import AppConfig
 from app.http.entry import Entry
-from app.server.worker import EDGE_STATS, START_ERROR
+from app.server.worker import EDGE_STATS, HAND_OVER, START_ERROR
 from streams.clock import Deadline
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Lifespan:
             state[START_ERROR] = error
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        state[HAND_OVER] = self._assembly.hand_over
         await send({"type": "lifespan.startup.complete"})
         assert (await receive())["type"] == "lifespan.shutdown"
         await self._assembly.stop(Deadline.after(_STOP_S, self._assembly.clock))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from app.cluster.assembly import Cluster, join
 from app.cluster.attendance import Attendance
+from app.cluster.handover import hand_over
 from app.cluster.operations import read_operations
 from app.cluster.ports import Members, only
 from app.config import AppConfig
@@ -84,6 +85,11 @@ class Assembly:
         self._sweep.start()
         if self._attendance is not None:
             self._attendance.start()
+
+    async def hand_over(self) -> None:
+        """Let the others take over while requests still come in; at once for a node that is alone, or cannot go on."""
+        if self._attendance is not None and self.fatal_error is None:
+            await hand_over(self.node, self.clock)
 
     async def stop(self, deadline: Deadline) -> None:
         """Drain, commit, leave, close, in this order; returns at *deadline* at the latest. Idempotent."""

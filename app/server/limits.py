@@ -12,7 +12,8 @@ class EdgeLimits:
     `body_timeout_s`: from the head to the last byte of the body; without any byte, half of it.
     `idle_timeout_s`: how long a kept-alive connection may wait for its next request.
     `write_timeout_s`: how long a client may leave more than the write buffer's high-water mark (64 KiB) unread.
-    `drain_timeout_s`: how long requests in progress may go on after SIGTERM.
+    `hand_over_timeout_s`: how long the application may go on after SIGTERM while others take its work over.
+    `drain_timeout_s`: how long requests in progress may go on after that.
     `stop_timeout_s`: how long the application may take to stop after that.
     """
 
@@ -21,6 +22,7 @@ class EdgeLimits:
     body_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     write_timeout_s: float = 10.0
+    hand_over_timeout_s: float = 2.5
     drain_timeout_s: float = 3.0
     stop_timeout_s: float = 6.5
 

@@ -24,7 +24,7 @@ from streams.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _WORKER_TIMEOUT_S = 30  # an event loop that stood still for so long is killed and started anew
-_GRACEFUL_TIMEOUT_S = 10  # then SIGKILL; the worker's own limits add up to less
+_GRACEFUL_TIMEOUT_S = 13  # then SIGKILL; the worker's own limits add up to less
 
 
 class RoutedLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types

@@ -1,8 +1,9 @@
 """gunicorn's ASGI worker with bounds: on connections, on each phase of a request, and on the time that a stop takes.
 
 One worker process serves a node, since its stores have one writing process. The worker owns the event loop; it starts
-the application through the ASGI lifespan, then listens, then sweeps. Order of a stop: stop accepting, let requests in
-progress end, stop the application (commit, close), exit; each step within `EdgeLimits`.
+the application through the ASGI lifespan, then listens, then sweeps. Order of a stop: let the application hand its work
+over while all goes on, stop accepting, let requests in progress end, stop the application (commit, close), exit; each
+step within `EdgeLimits`.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import resource
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from gunicorn.asgi.lifespan import LifespanManager
@@ -33,6 +34,9 @@ EXIT_UNUSABLE = 2
 START_ERROR = "start_error"
 #: Key of the lifespan state under which the application finds the worker's `EdgeStats`.
 EDGE_STATS = "edge"
+#: Key of the lifespan state under which an application may leave a coroutine function. It is awaited when the worker is
+#: told to stop, before it stops accepting: answers say `Connection: close` meanwhile, so that clients turn elsewhere.
+HAND_OVER = "hand_over"
 
 _SWITCH_INTERVAL_S = 0.0005  # the stream thread shares the interpreter lock; the default, 5 ms, starves the event loop
 _GC_THRESHOLDS = (50_000, 20, 100)
@@ -153,6 +157,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
             self.servers.append(server)
         self.announce([str(listener) for listener in self.sockets])
         await self._wake.wait()
+        await self._hand_over()
         await self._shutdown()
         heartbeat.cancel()
         error = self.state.get(START_ERROR)
@@ -199,6 +204,11 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
             if now - since >= _REFUSED_TIMEOUT_S:
                 transport.abort()
 
+    async def _hand_over(self) -> None:
+        hand_over: Callable[[], Awaitable[None]] | None = self.state.get(HAND_OVER)
+        if hand_over is not None:
+            await self._bounded(hand_over(), self.limits.hand_over_timeout_s, "the hand-over was not finished in time")
+
     async def _shutdown(self) -> None:
         self.stats.is_draining = True
         for server in self.servers:
@@ -213,18 +223,21 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
             if protocol.phase() != CLOSING:
                 protocol.close()
         if self.lifespan is not None and not self._quick_shutdown:
-            await self._stop_application(self.lifespan)
+            late = "the application did not stop in time; nothing acknowledged is lost"
+            await self._bounded(self.lifespan.shutdown(), self.limits.stop_timeout_s, late)
 
-    async def _stop_application(self, lifespan: Any) -> None:
-        stopping = self.loop.create_task(lifespan.shutdown())
-        deadline = self.loop.time() + self.limits.stop_timeout_s
-        while not stopping.done() and self.loop.time() < deadline and not self._quick_shutdown:
-            await asyncio.wait([stopping], timeout=0.1)
-        if not stopping.done():
-            logger.error("the application did not stop in time; nothing acknowledged is lost")
-            stopping.cancel()
+    async def _bounded(self, step: Awaitable[None], timeout_s: float, late: str) -> None:
+        """Await *step* of the stop; after *timeout_s* it is cancelled, and *late* logged. Told to stop once more, do
+        not wait for it."""
+        running = asyncio.ensure_future(step)
+        deadline = self.loop.time() + timeout_s
+        while not running.done() and self.loop.time() < deadline and not self._quick_shutdown:
+            await asyncio.wait([running], timeout=0.1)
+        if not running.done():
+            logger.error(late)
+            running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await stopping
+            await running
 
 
 class _Refused(asyncio.Protocol):

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from streams.clock import Clock
+from streams.runtime.states import TaskState
 from streams.runtime.task import StreamTask
 
 
 @dataclass(frozen=True, slots=True)
 class TaskHealth:
     """How a task stands. `position` and `end` are sums over its topics; `lag_records` counts the offsets
-    that are left, `percent` is how much of the way is done."""
+    that are left, `percent` is how much of the way is done; `staleness_s`: since when it may miss something, 0 for an
+    active task, infinite for one that was never caught up."""
 
     partition: int
     state: str
@@ -18,6 +21,7 @@ class TaskHealth:
     lag_records: int
     percent: float
     rebuilds: int
+    staleness_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,13 @@ class NodeHealth:
     tasks: Sequence[TaskHealth]
 
 
-def tasks_health(tasks: Mapping[int, StreamTask]) -> list[TaskHealth]:
+def tasks_health(tasks: Mapping[int, StreamTask], clock: Clock) -> list[TaskHealth]:
     """Return how each of *tasks* stands, by partition. Any thread."""
-    return [_task_health(task) for _, task in sorted(tasks.items())]
+    now = clock.monotonic()
+    return [_task_health(task, now) for _, task in sorted(tasks.items())]
 
 
-def _task_health(task: StreamTask) -> TaskHealth:
+def _task_health(task: StreamTask, now: float) -> TaskHealth:
     lag = task.lag_records()
     total = sum((task.barrier or {}).values())
     return TaskHealth(
@@ -62,4 +67,5 @@ def _task_health(task: StreamTask) -> TaskHealth:
         lag_records=lag,
         percent=100.0 if not total else round(100 * (total - lag) / total, 1),
         rebuilds=task.rebuilds,
+        staleness_s=0.0 if task.state is TaskState.ACTIVE else max(0.0, now - task.caught_up_at),
     )

@@ -58,6 +58,7 @@ class StreamsNode:
         self.table = FencedTable(clock=clock, max_queued=config.max_queued_commands, wakeup=self._reader.wakeup)
         self._readers: dict[str, list[TaskReader | None]] = {}
         self._replicas: dict[str, list[TaskReader | None]] = {}
+        self._is_leaving = False
         self._is_draining = False
         self._views = Views(clock)
         self._member = NodeMember(config)
@@ -83,6 +84,15 @@ class StreamsNode:
     def start(self) -> None:
         """Begin in the background: topics, group, restore. Returns at once; `health` tells how far it is."""
         self.thread.start()
+
+    def leave(self, deadline: Deadline) -> None:
+        """Leave the group, so that others take over, and go on as a copy that owns nothing: commands and plain reads
+        are refused with NotOwner, `replica` and `wait_view` work. Blocks until *deadline* at most; not on an event loop.
+        """
+        self._is_leaving = True
+        membership = self.thread.membership
+        if membership is not None:
+            membership.leave(deadline)
 
     def stop(self, deadline: Deadline) -> None:
         """Refuse new commands, answer the accepted ones, leave the group, close everything. Blocks until *deadline* at
@@ -218,14 +228,15 @@ class StreamsNode:
     def health(self) -> NodeHealth:
         """Return how the node and its tasks stand. Any thread."""
         lease_left_s = max(0.0, self.lease_until - self._clock.monotonic())
+        is_draining = self._is_leaving or self._is_draining
         return NodeHealth(
             is_live=self.thread.is_alive,
-            is_ready=not self._is_draining and self.thread.is_serving and (self.is_observer or lease_left_s > 0),
-            is_draining=self._is_draining,
+            is_ready=not is_draining and self.thread.is_serving and (self.is_observer or lease_left_s > 0),
+            is_draining=is_draining,
             section=self.thread.section_state.value,
             lease_left_s=lease_left_s,
             queued_commands=self.table.queued,
-            tasks=tasks_health(self.thread.tasks),
+            tasks=tasks_health(self.thread.tasks, self._clock),
         )
 
     @property

@@ -1,0 +1,111 @@
+"""What the worker does between SIGTERM and the end of accepting. Run as a script, this is the server that is stopped."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import AppConfig
+from app.server.serving import serve
+from app.server.worker import HAND_OVER
+from tests.support.edge import GET, ROOT, Server, free_port, read_to_end
+
+HAND_OVER_S = 1.0
+END_S = 10.0
+
+
+async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answer everything, and take a second for the hand-over, or a minute where the environment says so."""
+    if scope["type"] == "lifespan":
+        seconds = float(os.environ.get("HAND_OVER_S", HAND_OVER_S))
+        await receive()
+        scope["state"][HAND_OVER] = lambda: asyncio.sleep(seconds)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    port, errors = free_port(), tmp_path / "stderr.txt"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PROFILES_")},
+        "PROFILES_STATE_DIR": str(tmp_path),
+        "PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+        "HAND_OVER_S": str(getattr(request, "param", HAND_OVER_S)),
+    }
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, __file__], env=environment, stderr=stderr, text=True, start_new_session=True
+        )
+    server = Server(process, port, errors)
+    try:
+        end = time.monotonic() + END_S
+        while not is_answered(server) and time.monotonic() < end:
+            time.sleep(0.02)
+        yield server
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(END_S)
+
+
+def is_answered(server: Server) -> bool:
+    try:
+        return server.ask(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).endswith(b"ok")
+    except OSError:
+        return False
+
+
+def test_requests_are_answered_while_the_application_hands_over(server: Server) -> None:
+    """New connections are taken for as long as it lasts, and everybody is told to turn elsewhere."""
+    with server.connect() as open_before:
+        open_before.sendall(GET)
+        assert b"Connection: close" not in open_before.recv(4096)
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)  # the signal is on its way
+        open_before.sendall(GET)
+        reply = read_to_end(open_before)
+    assert b"Connection: close" in reply
+    assert reply.endswith(b"ok")
+    with server.connect() as new:
+        new.sendall(GET)
+        assert b"Connection: close" in read_to_end(new)
+    assert time.monotonic() - begun < HAND_OVER_S
+    assert server.process.wait(END_S) == 0
+    assert time.monotonic() - begun >= HAND_OVER_S
+
+
+@pytest.mark.parametrize("server", [60], indirect=True)
+def test_a_hand_over_that_does_not_end_is_cut_short(server: Server) -> None:
+    """The stop is bounded all the same, and says so."""
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(END_S) == 0
+    assert "hand-over was not finished" in server.errors()
+
+
+@pytest.mark.parametrize("server", [60], indirect=True)
+def test_whoever_asks_twice_does_not_wait_for_the_hand_over(server: Server) -> None:
+    """The second signal ends it."""
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(END_S) == 0
+    assert time.monotonic() - begun < 2
+
+
+if __name__ == "__main__":
+    serve(AppConfig.from_env(os.environ), lambda: application)
