@@ -158,7 +158,8 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
         ),
         owners=ALONE if peers is None else RemoteClaims(node=node, peers=peers, clock=clock),
     )
-    attendance, cluster = (None, None) if peers is None else _join(config, node, peers, service, clock)
+    metrics.watch_sweep(service.writes.sweep)
+    attendance, cluster = (None, None) if peers is None else _join(config, node, peers, service, metrics, clock)
     assembly = Assembly(
         node=node,
         api=create_api(
@@ -188,7 +189,7 @@ def _open_peers(config: AppConfig, node: StreamsNode, clock: Clock) -> HttpPeers
 
 
 def _join(
-    config: AppConfig, node: StreamsNode, peers: HttpPeers, service: ProfileService, clock: Clock
+    config: AppConfig, node: StreamsNode, peers: HttpPeers, service: ProfileService, metrics: Metrics, clock: Clock
 ) -> tuple[Attendance, Cluster]:
     """Put together what this node needs to be one of several."""
     attendance = Attendance(node=node, peers=peers, own_positions=node.positions, clock=clock)
@@ -201,6 +202,7 @@ def _join(
         get_positions=node.positions,
         operations={name: Operation(run) for name, run in operations.items()},
     )
+    metrics.watch_peers(node.node_id, peers, gate)
     cluster = join(node=node, peers=peers, gate=gate, reads=service.reads, clock=clock)
     return attendance, cluster
 

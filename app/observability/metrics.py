@@ -16,13 +16,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.server.limits import EdgeStats
+from streams.cluster import ClusterView
 from streams.errors import StreamsError
-from streams.runtime.metrics import COMMIT_BUCKETS_S, RuntimeMetrics
+from streams.runtime.metrics import COMMIT_BUCKETS_S, HAND_OVER_BUCKETS_S, RuntimeMetrics
 from streams.runtime.node import NodeHealth
+from streams.runtime.states import TaskState
 
 #: Upper bounds of the histogram of requests, in seconds.
 REQUEST_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+_ACTIVE = TaskState.ACTIVE.value
 _WRITE_METHODS = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -65,6 +68,38 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("quarantined_records", "counter", "records", "Records that could not be processed.", ("topic", "reason")),
     Entry("store_size_bytes", "gauge", "bytes", "Disk that the stores take.", ("partition",)),
     Entry("log_gauge", "gauge", "see name", "Figures of the log: sizes in bytes, counts.", ("name",)),
+    Entry(
+        "hand_over_duration_seconds",
+        "histogram",
+        "seconds",
+        "Time from being given a partition to serving it, by the node that got it.",
+    ),
+    Entry("partitions_held", "gauge", "partitions", "Partitions that the node owns, or follows.", ("role",)),
+    Entry(
+        "task_staleness_seconds",
+        "gauge",
+        "seconds",
+        "For how long a copy that is not active may have missed something; 1e9 if it was never caught up.",
+        ("partition",),
+    ),
+    Entry("cluster_epoch", "gauge", "generation", "The newest map of the cluster that the node knows; -1 before any."),
+    Entry("cluster_nodes", "gauge", "nodes", "Members of the cluster in that map."),
+    Entry("peers_suspected", "gauge", "nodes", "Other members that do not answer, or were never heard of."),
+    Entry(
+        "peer_requests",
+        "counter",
+        "requests",
+        "Requests to other nodes: a client's (forward) or our own (call); answered, unreachable or lost.",
+        ("kind", "outcome"),
+    ),
+    Entry("peer_refusals", "counter", "requests", "Requests of other nodes that were not let in.", ("reason",)),
+    Entry(
+        "claims_swept",
+        "counter",
+        "claims",
+        "Claims of e-mails that the sweep has looked at, and asked about since they might hold no profile.",
+        ("step",),
+    ),
     Entry("http_connections", "gauge", "connections", "Open connections."),
     Entry("http_connections_refused", "counter", "connections", "Connections over the limit, answered 503."),
     Entry("http_connections_evicted", "counter", "connections", "Silent connections closed in favour of new ones."),
@@ -82,7 +117,31 @@ class NodeSource(Protocol):
     @property
     def metrics(self) -> RuntimeMetrics: ...
 
+    @property
+    def view(self) -> ClusterView: ...
+
     def health(self) -> NodeHealth: ...
+
+
+class PeersSource(Protocol):
+    """What is read of the calls to other nodes (`streams.http.peers.HttpPeers`)."""
+
+    outcomes: Counter[tuple[str, str]]
+
+    def is_suspected(self, node_id: str) -> bool: ...
+
+
+class GateSource(Protocol):
+    """What is read of the calls of other nodes (`streams.http.gate.PeerGate`)."""
+
+    refusals: Counter[str]
+
+
+class SweepSource(Protocol):
+    """What is read of the sweep (`app.profiles.sweep.Sweep`)."""
+
+    looked_at: int
+    asked: int
 
 
 class _Requests:
@@ -111,6 +170,8 @@ class Metrics(Collector):
         self._log_gauges = log_gauges
         self._store_sizes = store_sizes
         self._edge: EdgeStats | None = None
+        self._cluster: tuple[str, PeersSource, GateSource] | None = None
+        self._sweep: SweepSource | None = None
         self._requests: dict[tuple[str, str, int], _Requests] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -119,6 +180,14 @@ class Metrics(Collector):
     def watch_edge(self, stats: EdgeStats | None) -> None:
         """Export the worker's connection counters, too; None where another server runs the application."""
         self._edge = stats
+
+    def watch_peers(self, own_id: str, peers: PeersSource, gate: GateSource) -> None:
+        """Export what happens between this node, *own_id*, and others, too; never called where there are none."""
+        self._cluster = (own_id, peers, gate)
+
+    def watch_sweep(self, sweep: SweepSource) -> None:
+        """Export what the sweep has done, too."""
+        self._sweep = sweep
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer. *route* is a template and *method* one of a fixed list, so that the labels are few."""
@@ -142,6 +211,7 @@ class Metrics(Collector):
         yield from self._collect_runtime(self._node.metrics)
         yield from self._collect_health(self._node.health())
         yield from self._collect_storage()
+        yield from self._collect_cluster(self._node.view)
         if self._edge is not None:
             yield from _collect_edge(self._edge)
 
@@ -163,6 +233,10 @@ class Metrics(Collector):
         buckets = tuple(runtime.commit_buckets)
         commits.add_metric([], _cumulated(COMMIT_BUCKETS_S, buckets), sum_value=runtime.commit_seconds)
         yield commits
+        hand_overs = _histogram("hand_over_duration_seconds")
+        buckets = tuple(runtime.hand_over_buckets)
+        hand_overs.add_metric([], _cumulated(HAND_OVER_BUCKETS_S, buckets), sum_value=runtime.hand_over_seconds)
+        yield hand_overs
         yield _counter("commit_commands", {(): runtime.commands})
         yield _counter("append_errors", {(kind,): count for kind, count in dict(runtime.append_errors).items()})
         yield _counter("records_applied", {(): runtime.records_applied})
@@ -178,6 +252,12 @@ class Metrics(Collector):
         yield _gauge("task_lag_records", {(str(task.partition),): task.lag_records for task in health.tasks})
         yield _gauge("task_restored_percent", {(str(task.partition),): task.percent for task in health.tasks})
         yield _counter("task_rebuilds", {(str(task.partition),): task.rebuilds for task in health.tasks})
+        yield _gauge(
+            "task_staleness_seconds",
+            {(str(task.partition),): min(task.staleness_s, 1e9) for task in health.tasks if task.state != _ACTIVE},
+        )
+        owned = sum(task.state in (_ACTIVE, TaskState.RESTORING.value) for task in health.tasks)
+        yield _gauge("partitions_held", {("owned",): owned, ("followed",): len(health.tasks) - owned})
 
     def _collect_storage(self) -> Iterator[Metric]:
         try:
@@ -186,6 +266,19 @@ class Metrics(Collector):
             return  # A task just left or the log is away: this scrape goes without, the next one has them.
         yield _gauge("store_size_bytes", {(str(partition),): size for partition, size in sizes.items()})
         yield _gauge("log_gauge", {(name,): value for name, value in gauges.items()})
+
+    def _collect_cluster(self, view: ClusterView) -> Iterator[Metric]:
+        yield _gauge("cluster_epoch", {(): view.epoch})
+        yield _gauge("cluster_nodes", {(): len(view.nodes)})
+        if self._cluster is not None:
+            own_id, peers, gate = self._cluster
+            suspected = sum(node_id != own_id and peers.is_suspected(node_id) for node_id in view.nodes)
+            yield _gauge("peers_suspected", {(): suspected})
+            yield _counter("peer_requests", {labels: float(count) for labels, count in dict(peers.outcomes).items()})
+            yield _counter("peer_refusals", {(reason,): count for reason, count in dict(gate.refusals).items()})
+        if self._sweep is not None:
+            steps = {("looked-at",): self._sweep.looked_at, ("asked",): self._sweep.asked}
+            yield _counter("claims_swept", {labels: float(count) for labels, count in steps.items()})
 
 
 def _collect_edge(edge: EdgeStats) -> Iterator[Metric]:

@@ -87,8 +87,8 @@ class StreamsNode:
 
     def leave(self, deadline: Deadline) -> None:
         """Leave the group, so that others take over, and go on as a copy that owns nothing: commands and plain reads
-        are refused with NotOwner, `replica` and `wait_view` work. Blocks until *deadline* at most; not on an event loop.
-        """
+        are refused with NotOwner, `replica` and `wait_view` work. Blocks until *deadline* at most, so not on an event
+        loop. `stop` is still to be called."""
         self._is_leaving = True
         membership = self.thread.membership
         if membership is not None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from streams.clock import Clock
 from streams.runtime.housekeeping import Housekeeper
+from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.progress import RestoreProgress
 from streams.runtime.section import WriteSection
 from streams.runtime.states import TaskState
@@ -18,13 +19,21 @@ class Promotion:
     """From RESTORING to ACTIVE, and back to STANDBY."""
 
     def __init__(
-        self, tasks: Mapping[int, StreamTask], tenures: Tenures, housekeeper: Housekeeper, clock: Clock
+        self,
+        tasks: Mapping[int, StreamTask],
+        tenures: Tenures,
+        housekeeper: Housekeeper,
+        clock: Clock,
+        metrics: RuntimeMetrics,
     ) -> None:
         #: Of the tenures, when the group said what is owned.
         self.stamp = 0
         self._tasks = tasks
         self._tenures = tenures
         self._housekeeper = housekeeper
+        self._clock = clock
+        self._metrics = metrics
+        self._given_at: dict[int, float] = {}  # of partitions that are on their way to being active
         self._progress = RestoreProgress(clock)
 
     def turn(self, section: WriteSection) -> bool:
@@ -48,6 +57,9 @@ class Promotion:
                 continue
             if task.state is not TaskState.ACTIVE:
                 task.move_to(TaskState.ACTIVE)
+                given_at = self._given_at.pop(partition, None)
+                if given_at is not None:
+                    self._metrics.handed_over(self._clock.monotonic() - given_at)
                 self._housekeeper.write(task, task.mark_caught_up)
                 is_changed = True
             section.set_ready(partition)
@@ -58,6 +70,13 @@ class Promotion:
             logger.info("partitions active", extra={"partitions": active})
         return is_changed
 
+    def take_over(self, task: StreamTask, given_at: float) -> None:
+        """The group gave the partition of *task* to this node at *given_at*, on the monotonic clock in seconds, or said
+        again that it is."""
+        if task.state is not TaskState.ACTIVE:
+            self._given_at.setdefault(task.partition, given_at)
+        self.restore(task)
+
     def restore(self, task: StreamTask) -> None:
         """The partition of *task* is owned now: it has to reach a barrier, unless it was active all the time."""
         if task.state is not TaskState.ACTIVE:
@@ -66,6 +85,7 @@ class Promotion:
     def retire(self, task: StreamTask) -> None:
         """*task* only follows from now on: its partition is owned no more, or its state begins anew."""
         self._tenures.interrupt(task.partition)
+        self._given_at.pop(task.partition, None)
         task.tenure = None
         task.move_to(TaskState.STANDBY)
 

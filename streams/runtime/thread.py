@@ -92,7 +92,7 @@ class StreamThread:
         self._is_joined = False
         self._following = Following(node_id=config.node_id, clock=clock, cleanup_delay_s=config.state_cleanup_delay_s)
         self._housekeeper = Housekeeper(clock, self.post)
-        self._promotion = Promotion(self.tasks, self._tenures, self._housekeeper, clock)
+        self._promotion = Promotion(self.tasks, self._tenures, self._housekeeper, clock, metrics)
         self._applier = Applier(
             tasks=self.tasks,
             waiters=self.waiters,
@@ -294,7 +294,7 @@ class StreamThread:
             self._revocations.clear()
 
     def _own(self, section: WriteSection, event: Assigned) -> None:
-        partitions = event.ownership.partitions
+        partitions, given_at = event.ownership.partitions, self._clock.monotonic()
         self._metrics.rebalances += 1
         logger.info("partitions assigned", extra={"partitions": sorted(partitions)})
         self._promotion.stamp = event.stamp
@@ -302,7 +302,7 @@ class StreamThread:
         self._tasks.open(partitions)
         section.own(event.ownership)
         for partition in partitions:
-            self._promotion.restore(self.tasks[partition])
+            self._promotion.take_over(self.tasks[partition], given_at)
         self._is_joined = True  # last: who owns nothing yet, but has joined, is ready
         self._on_change()
 

@@ -1,4 +1,4 @@
-"""What the worker does between SIGTERM and the end of accepting. Run as a script, this is the server that is stopped."""
+"""What the worker does between SIGTERM and the end of accepting. As a script this is the server that is stopped."""
 
 import asyncio
 import os
