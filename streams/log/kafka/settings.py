@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 # fmt: off
 _OURS = frozenset(
     (
-        "acks", "auto_offset_reset", "bootstrap_servers", "client_id", "enable_auto_commit", "enable_idempotence",
-        "group_id", "group_instance_id", "isolation_level", "kafka_client", "key_deserializer", "key_serializer",
+        # With a rack the reader might fetch from a replica that lags, and call itself caught up.
+        "acks", "auto_offset_reset", "bootstrap_servers", "client_id", "client_rack", "enable_auto_commit",
+        "enable_idempotence", "group_id", "group_instance_id", "isolation_level", "kafka_client", "key_deserializer",
+        "key_serializer",
         "max_poll_interval_ms", "partitioner", "partition_assignment_strategy", "session_timeout_ms",
         "transactional_id", "transaction_timeout_ms", "value_deserializer", "value_serializer",
     )
