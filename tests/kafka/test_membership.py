@@ -1,15 +1,18 @@
 """The group on a real broker: snapshots, revocations, leaving, and coming back after a kill."""
 
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
 from kafka.structs import MemberState
 
+from streams.cluster import LoneMember
 from streams.log.kafka import KafkaLog
 from tests.kafka.node import CLOCK, Node, within
 
@@ -136,3 +139,19 @@ def test_a_killed_node_owns_again_long_before_its_session_ends(
     taken_s = CLOCK.monotonic() - began
     print(f"owned and fenced {taken_s:.2f} s after kill -9")
     assert taken_s < 15.0
+
+
+def test_a_copy_of_a_state_directory_puts_nobody_out(
+    kafka_broker: str, open_log: OpenLog, prefix: str, tmp_path: Path
+) -> None:
+    """Whoever copies the directory of a live node copies its node id, too: the second is refused, the first goes on."""
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    first = Node(open_log(kafka_broker, state_dir=original), [prefix + "t"]).owner()
+    member_id = first.ownership.member_id
+    shutil.copytree(original, copy)
+    twin = LoneMember(replace(LoneMember.named("a").info, incarnation="2"))
+    second = Node(open_log(kafka_broker, state_dir=copy), [prefix + "t"], member=twin).join()
+    second.wait_until_owned(partitions=0)
+    assert second.view.refusal_of(twin.info) is not None
+    assert first.ownership.member_id == member_id
+    assert [kind for kind, _ in first.reports if kind == "lost"] == []

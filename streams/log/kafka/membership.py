@@ -227,12 +227,13 @@ class KafkaMembership:
 
     def _remove_last_incarnation(self) -> None:
         """Take the member of this node's last incarnation out of the group: it was killed, or it would have left.
-        Else its partitions would wait for the end of its session."""
+        Else its partitions would wait for the end of its session. In a copy of a state directory the file names the
+        member of the node that was copied, which may be alive, and answers reads until its lease ends."""
         if self._member_file is None:
             return
         with contextlib.suppress(OSError, KafkaError):
-            member_id = self._member_file.read_text()
-            if member_id:
+            place, _, member_id = self._member_file.read_text().partition("\n")
+            if member_id and place == _place_of(self._member_file.parent):
                 self._topics.remove_member(self._settings.application_id, member_id)
                 self._forget()
 
@@ -242,7 +243,7 @@ class KafkaMembership:
         try:
             self._member_file.parent.mkdir(parents=True, exist_ok=True)
             partial = self._member_file.with_suffix(".partial")
-            partial.write_text(member_id)
+            partial.write_text(f"{_place_of(self._member_file.parent)}\n{member_id}")
             partial.replace(self._member_file)  # Not synced: when it is lost, the session timeout does its work.
         except OSError as error:
             logger.warning("kafka_member_not_noted", extra={"reason": os.strerror(error.errno or 0)})
@@ -337,6 +338,11 @@ def _resume_join(consumer: KafkaConsumer) -> None:
     """
     if consumer.group_metadata().state == MemberState.REBALANCING:
         consumer._coordinator.request_rejoin()
+
+
+def _place_of(directory: Path) -> str:
+    """Return what tells *directory* from a copy of it, here or on another machine."""
+    return f"{os.uname().nodename} {directory.stat().st_ino}"
 
 
 def _numbers(partitions: Collection[TopicPartition]) -> frozenset[int]:
