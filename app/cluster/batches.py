@@ -20,6 +20,7 @@ READ_OPERATION = "read"
 MAX_BATCH = 256
 _MAX_IN_FLIGHT = 2  # calls for each peer: while one is answered, the next can be on its way
 _WORTH_A_CALL = 64  # reads that wait before that next one goes: a call costs as much as some tens of reads
+_TURNS = 4  # of the event loop from when the first could go: what has arrived by then takes that long to get here
 _MAX_WAITING = 10_000  # reads for each peer; more take the long way, which says that the node is overloaded
 
 
@@ -61,16 +62,25 @@ class _Lane:
     def add(self, key: bytes, deadline: Deadline) -> "asyncio.Future[Found | None] | None":
         if len(self._waiting) >= _MAX_WAITING:
             return None
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Found | None] = loop.create_future()
+        future: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, deadline, future))
-        if not self._is_due and self._may_depart():
-            self._is_due = True
-            loop.call_soon(self._depart)
+        self._linger()
         return future
 
     def _may_depart(self) -> bool:
         return not self._in_flight or (self._in_flight < _MAX_IN_FLIGHT and len(self._waiting) >= _WORTH_A_CALL)
+
+    def _linger(self) -> None:
+        """Depart soon, if it is time to."""
+        if self._waiting and not self._is_due and self._may_depart():
+            self._is_due = True
+            self._wait(asyncio.get_running_loop(), _TURNS)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        if turns:
+            loop.call_soon(self._wait, loop, turns - 1)
+        else:
+            self._depart()
 
     def _depart(self) -> None:
         self._is_due = False
@@ -95,5 +105,4 @@ class _Lane:
             for (_, _, future), entry in zip(batch, entries, strict=True):
                 if not future.done():
                     future.set_result(entry)
-            if self._waiting and not self._is_due and self._may_depart():
-                self._depart()
+            self._linger()
