@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 _STATUS = {STALE: 401, REPLAYED: 401, ANOTHER_NODE: 401, UNKNOWN: 404, NOT_OWNER: 421}
 _FORWARDED = "forwarded"
+#: Who adds one of these speaks for somebody else, who may be anywhere; no peer does.
+_OF_A_PROXY = frozenset((b"forwarded", b"x-forwarded-for", b"via"))
 
 Run = Callable[[bytes, Caller], Awaitable[bytes]]
 
@@ -182,8 +184,10 @@ class PeerGate:
 
     def _unseal(self, message: Message, headers: Headers, client_host: str | None) -> Envelope:
         values = [value for name, value in headers if name == HEADER]
-        if not self.keys.is_secret and not is_loopback_host(client_host or ""):
-            raise Refused("stranger", "without a cluster secret peers must be on this machine", None)
+        if not self.keys.is_secret:
+            is_proxied = not _OF_A_PROXY.isdisjoint(name for name, _ in headers)
+            if is_proxied or not is_loopback_host(client_host or ""):
+                raise Refused("stranger", "without a cluster secret peers must be on this machine", None)
         try:
             return unseal(self.keys, values[0] if len(values) == 1 else b"", message, address=self.node.address)
         except BadSignature:

@@ -256,3 +256,19 @@ def test_without_a_secret_only_this_machine_is_let_in() -> None:
             assert (reply.status, reply.body) == (401, b"")
 
     asyncio.run(run(Rig(secret=b"")))
+
+
+@pytest.mark.parametrize("name", [b"via", b"forwarded", b"x-forwarded-for"])
+def test_without_a_secret_nobody_comes_through_a_proxy(name: bytes) -> None:
+    """The proxy is on this machine, and its client may be anywhere."""
+    rig = Rig(secret=b"")
+
+    async def scenario() -> None:
+        value = seal(keys_of(b""), rig.envelope(), Message(b"POST", b"/peers/echo", (), b"body"), address=ME.address)
+        reply = await rig.gate.enter(
+            b"POST", b"/peers/echo", [(HEADER, value), (name, b"x")], b"body", client_host="127.0.0.1"
+        )
+        assert isinstance(reply, PeerReply)
+        assert reply.status == 401
+
+    asyncio.run(scenario())
