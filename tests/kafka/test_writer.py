@@ -47,6 +47,18 @@ def test_another_generation_is_fenced_and_the_writer_recovers(
     assert all_values(node.log, end) == [b"current"]
 
 
+def test_a_writer_that_was_fenced_by_mistake_while_it_rested_fences_again_at_once(
+    kafka_broker: str, open_log: OpenLog, prefix: str
+) -> None:
+    """Somebody took the node for dead: it is the owner all the same, and its next fence succeeds."""
+    node = Node(open_log(kafka_broker), [prefix + "t"]).owner()
+    node.append(b"before")
+    open_log(kafka_broker).open_writer(node.topics, node.membership).fence(node.ownership, within(10)).result(12)
+    node.fence()
+    node.append(b"after")
+    assert all_values(node.log, node.fence()) == [b"before", b"after"]
+
+
 def test_after_each_rebalance_the_writer_goes_on_without_a_gap(
     kafka_broker: str, open_log: OpenLog, prefix: str
 ) -> None:

@@ -89,25 +89,17 @@ class Transactions:
         self._producer: KafkaProducer | None = None
 
     def fence(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
-        """See `LogWriter.fence`. The order of the four steps is the proof."""
+        """See `LogWriter.fence`."""
         check_usable(ownership)
-        partitions = sorted(ownership.partitions)
-        everything = [TopicPartition(name, number) for name in self._names for number in partitions]
-        self._departed.fence(everything, ownership.generation)
+        is_reused = self._producer is not None
         try:
-            # A producer of our id that has left nothing undecided: one that did was thrown away. A new one aborts what
-            # any older one left open, which can commit no more then.
-            self._opened(operation.deadline)
-            # Other nodes' transactions: undecided ones with an offset of ours hold this up; those without one
-            # cannot commit any more, since the generation has changed.
-            committed = self._offsets.committed(self._names[0], partitions, operation.deadline)
-            if partitions:
-                self._commit_offsets(
-                    {number: offset or 0 for number, offset in committed.items()}, ownership, operation
-                )
-            # Only now the end. Not the last stable offset: that may lie below what was committed behind an open
-            # transaction.
-            return self._topics.high_watermarks(everything, operation.deadline) if everything else {}
+            try:
+                return self._barrier(ownership, operation)
+            except _PRODUCER_FENCED:
+                if not is_reused:
+                    raise
+                self.discard()  # It was fenced while it rested, by somebody who took this node for dead.
+                return self._barrier(ownership, operation)
         except LogError:
             raise  # Not from within a transaction.
         except BaseException as error:
@@ -119,6 +111,22 @@ class Transactions:
             if isinstance(error, KafkaError):
                 raise LogUnavailable(f"Kafka cannot fence: {type(error).__name__}: {error}") from error
             raise
+
+    def _barrier(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
+        """Fence, and return the barrier. The order of the four steps is the proof."""
+        partitions = sorted(ownership.partitions)
+        everything = [TopicPartition(name, number) for name in self._names for number in partitions]
+        self._departed.fence(everything, ownership.generation)
+        # A producer of our id that has left nothing undecided: one that did was thrown away. A new one aborts what any
+        # older one left open, which can commit no more then.
+        self._opened(operation.deadline)
+        # Other nodes' transactions: undecided ones with an offset of ours hold this up; those without one cannot commit
+        # any more, since the generation has changed.
+        committed = self._offsets.committed(self._names[0], partitions, operation.deadline)
+        if partitions:
+            self._commit_offsets({number: offset or 0 for number, offset in committed.items()}, ownership, operation)
+        # Only now the end. Not the last stable one: that may lie below what was committed behind an open transaction.
+        return self._topics.high_watermarks(everything, operation.deadline) if everything else {}
 
     def append(
         self,

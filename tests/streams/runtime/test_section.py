@@ -2,7 +2,16 @@
 
 import pytest
 
-from streams.errors import Draining, LogUnavailable, NotOwner, NotWritten, Overloaded, RecordTooLarge, Restoring
+from streams.errors import (
+    Draining,
+    GenerationPassed,
+    LogUnavailable,
+    NotOwner,
+    NotWritten,
+    Overloaded,
+    RecordTooLarge,
+    Restoring,
+)
 from streams.records import ProducerRecord, TopicPartition
 from streams.runtime.commands import Decided, Refused, Unknown
 from streams.runtime.states import SectionState
@@ -147,6 +156,25 @@ def test_a_new_generation_in_mid_flight_costs_the_caller_nothing_but_time(rig: R
     rig.log.membership.assign(generation=2)
     rig.turn(5)
     assert is_put(rig.outcome(put))
+
+
+def test_no_fence_is_begun_under_a_generation_that_has_passed(rig: Rig) -> None:
+    """It could only fail, and the fence under the next ownership would have to wait for its end; but when the group
+    says nothing for long, it is tried again."""
+    rig.log.fence_faults.extend([GenerationPassed("gone on"), GenerationPassed("gone on"), LogUnavailable("away")])
+    rig.log.membership.assign(generation=2)
+    rig.turn(3)
+    assert len(rig.log.fence_faults) == 2
+    rig.clock.advance(0.3)
+    rig.turn(3)
+    assert len(rig.log.fence_faults) == 2
+    rig.clock.advance(0.3)
+    rig.turn(3)
+    assert len(rig.log.fence_faults) == 1
+    rig.log.fence_faults.clear()
+    rig.log.membership.assign(generation=3)
+    rig.turn(3)
+    assert rig.thread.section_state is SectionState.OPEN
 
 
 def test_commands_for_a_lost_partition_are_refused_at_once(rig: Rig) -> None:
