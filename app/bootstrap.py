@@ -30,6 +30,7 @@ from app.profiles.service import ProfileService
 from app.profiles.sweep import Sweep
 from app.profiles.topics import TopicNames, topic_specs
 from app.profiles.topology import STORE_FORMAT, build
+from app.secrets import host_key, node_key
 from streams.clock import Clock, Deadline, SystemClock
 from streams.config import RuntimeConfig
 from streams.errors import StreamsError
@@ -52,7 +53,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_PARTITIONS = 8
 _STORE_CACHE_BYTES = 32 * 1024 * 1024
 _DELETE_RETENTION_MS = 48 * 3600 * 1000
-_SECRET_BYTES = 32
 
 
 class Assembly:
@@ -209,7 +209,7 @@ def _join(
 
 def _keys(config: AppConfig) -> Keys:
     return derive_keys(
-        (config.cluster_secret or "").encode(),
+        _secret(config),
         application_id=config.application_id,
         own_address=config.application_server,
     )
@@ -276,15 +276,12 @@ def _shared_settings(config: AppConfig) -> dict[str, str]:
 
 
 def _secret(config: AppConfig) -> bytes:
-    """Return what calls between nodes, position tokens and cursors are signed with.
-
-    Without a secret the nodes of a cluster, which are all on loopback then, must still understand each other's tokens.
-    """
+    """Return what calls between nodes, position tokens and cursors are signed with."""
     if config.cluster_secret is not None:
         return config.cluster_secret.encode()
-    if not config.is_embedded:
-        return sha256(f"profiles without a secret: {config.application_id}".encode()).digest()
-    return bytes.fromhex(_kept(config.state_dir / "token-key", lambda: os.urandom(_SECRET_BYTES).hex()))
+    if config.is_embedded:
+        return node_key(config.state_dir)
+    return host_key(config.application_id, os.environ, state_dir=config.state_dir)
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:

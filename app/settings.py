@@ -194,7 +194,7 @@ SETTINGS: tuple[Setting, ...] = (
         secret,
         "signs calls between nodes, position tokens and cursors; the same on every node, and required as soon as one "
         "of them is not on loopback",
-        derived="a key file in the state directory; with Kafka a key that anybody on this host could guess",
+        derived="a key file in the state directory; with Kafka one in ~/.local/state/profiles for the user's nodes",
         is_secret=True,
     ),
     Setting(

@@ -62,7 +62,7 @@ class Service:
         self._arguments = tuple(arguments)
         self.environment = {
             "PATH": os.environ.get("PATH", ""),
-            "HOME": os.environ.get("HOME", ""),
+            "HOME": str(directory),
             "PYTHONPATH": str(ROOT),
             "PYTHONFAULTHANDLER": "1",
             "PORT": str(free_ports(1)[0]),
