@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import app.cluster.router
 import app.http.forward
 from app.profiles.claims import Release, Unclaimed
 from app.profiles.ground import Ground
@@ -22,6 +23,7 @@ from streams.log.kafka.departed import Departed
 from streams.log.kafka.membership import KafkaMembership
 from streams.log.kafka.transactions import Transactions
 from streams.queries.peers import PeerLost, PeerReply, PeerRequest, PeerUnreachable
+from streams.queries.routing import Here, Need, Step, Wait, decide
 from streams.records import TopicPartition
 from streams.runtime.barrier import Barrier
 from streams.runtime.events import OwnershipEvents
@@ -34,7 +36,7 @@ def zombie_not_fenced() -> None:
     a word goes on with it."""
     Transactions._send_offsets = lambda self, producer, positions, ownership: None  # type: ignore[method-assign]
     Transactions._commit_offsets = lambda self, positions, ownership, operation: None  # type: ignore[method-assign]
-    Departed.fence = lambda self, generation: None  # type: ignore[method-assign]
+    Departed.fence = lambda self, *_: None  # type: ignore[method-assign]
     OwnershipEvents.on_lost = lambda self, partitions: None  # type: ignore[method-assign]
     KafkaMembership.lease_until = property(lambda self: math.inf)  # type: ignore[method-assign, assignment]
 
@@ -119,8 +121,12 @@ def not_here_is_not_found() -> None:
         except (NotOwner, Restoring, LeaseExpired) as error:
             raise ProfileNotFound(key.decode(), None) from error
 
+    def decide_at_once(view: Any, partition: int, need: Need, local: Any, **options: Any) -> Step:
+        step = decide(view, partition, need, local, **options)
+        return Here() if isinstance(step, Wait) and need is not Need.WRITE else step
+
     Ground.row = row_or_nothing  # type: ignore[method-assign]
-    StreamsNode.owns = lambda self, partition: True  # type: ignore[method-assign]
+    app.cluster.router.decide = decide_at_once
 
 
 def released_before_the_commit() -> None:
