@@ -46,6 +46,7 @@ class Reads:
         node = self._node
         partition = partition_for(uid, node.partitions)
         reader = node.reader(PROFILE_STORE, partition)
+        reader.check_settled(uid)
         row = reader.get(uid)
         reader.check_lease()
         if row is None:
@@ -67,6 +68,7 @@ class Reads:
         uid = claimed_uid(claim)
         partition = partition_for(uid, partitions)
         reader = node.reader(PROFILE_STORE, partition)
+        reader.check_settled(uid)
         row = reader.get(uid)
         if row is None or email_key_of(row) != email_key:
             return None
@@ -101,7 +103,7 @@ class Reads:
             return self._read(uid, email_key, partition, barrier)
 
     def _read(self, uid: str, email_key: bytes | None, partition: int, proof: Proof) -> Read:
-        row, reader = self._ground.row(PROFILE_STORE, partition, uid.encode(), is_replica=proof.is_replica)
+        row, reader = self._row(PROFILE_STORE, partition, uid.encode(), proof)
         served_by = self._served_by(partition, reader, proof)
         if row is None or (email_key is not None and email_key_of(row) != email_key):
             raise ProfileNotFound(uid if email_key is None else None, served_by)
@@ -125,17 +127,17 @@ class Reads:
         A change of e-mail moves rows of two tasks. A search that met it half way would find the profile under neither
         address, so a miss counts only when nothing was being applied from before the first read to after the last.
         """
-        domain, ground = self._ground.domain, self._ground
+        domain = self._ground.domain
         partition = domain.partition_of(email_key)
         while True:
             sequence = self._node.sequence
-            row, reader = ground.row(SEARCH_STORE, partition, email_key, is_replica=proof.is_replica)
+            row, reader = self._row(SEARCH_STORE, partition, email_key, proof)
             found_by = self._served_by(partition, reader, proof)  # a claim of the past could name the wrong profile
             if row is not None:
                 uid = claim_of(row).uid
                 its = domain.partition_of(uid)
                 try:
-                    row, reader = ground.row(PROFILE_STORE, its, uid, is_replica=proof.is_replica)
+                    row, reader = self._row(PROFILE_STORE, its, uid, proof)
                 except NotOwner as error:
                     raise ClaimElsewhere(uid.decode(), its) from error
                 found_by = self._served_by(its, reader, proof)
@@ -146,6 +148,11 @@ class Reads:
             if deadline.has_passed(self._clock):
                 raise Unavailable("the index did not come to rest in time", partition=partition)
             await asyncio.sleep(_SETTLE_S)
+
+    def _row(self, store: str, partition: int, key: bytes, proof: Proof) -> tuple[bytes | None, Reader]:
+        if not (proof.is_strict or proof.is_replica):
+            self._ground.reader(store, partition, is_replica=False).check_settled(key)
+        return self._ground.row(store, partition, key, is_replica=proof.is_replica)
 
     async def page(self, *, limit: int, cursor: str | None, options: ReadOptions, deadline: Deadline) -> Page:
         """Return up to *limit* (1..500) profiles after *cursor*, by uid, when this node has them all. Not a snapshot: a

@@ -19,6 +19,30 @@ Overlay = dict[OverlayKey, bytes | None]
 _HEADERS_BYTES = 512  # about what the headers and the framing of one record take
 
 
+class Flights:
+    """What may be in the log and is not applied here yet: another node can have shown it already. The stream thread
+    replaces `now` whole; any thread looks."""
+
+    __slots__ = ("_doubts", "now")
+
+    def __init__(self) -> None:
+        self.now: Sequence[Overlay] = ()
+        self._doubts: list[Overlay] = []
+
+    def note(self, overlays: Sequence[Overlay], group: "Group | None", *, is_all_applied: bool) -> None:
+        """These are committed and not applied, and *group* is about to be appended, or was. *is_all_applied*: what was
+        in doubt is applied by now, if it was written."""
+        if is_all_applied:
+            self._doubts.clear()
+        now = [*self._doubts, *overlays, *([group.overlay] if group is not None else ())]
+        if now or self.now:
+            self.now = now
+
+    def doubt(self, group: "Group") -> None:
+        """*group* was given up before the log told what became of it."""
+        self._doubts.append(group.overlay)
+
+
 class GroupView:
     """The state a command is decided on: the rows that are applied, covered by what is committed or decided since."""
 
@@ -79,6 +103,11 @@ class Group:
     def overlay(self) -> Overlay:
         """The rows as they will be once the group is applied."""
         return self.view.overlay
+
+    @property
+    def pendings(self) -> list[Pending]:
+        """The commands of all members."""
+        return [pending for pending, _, _ in self.members]
 
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which

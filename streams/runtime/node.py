@@ -269,6 +269,7 @@ class StreamsNode:
                     task,
                     store,
                     tenure=task.tenure,
+                    flights=self.thread.flights,
                     membership=membership,
                     clock=self._clock,
                     report=self.report_damage,

@@ -1,7 +1,7 @@
 """Reads one store of one task, and says what the answer is worth: under a lease, or how far it may be behind.
 
 No I/O but the store's, no waiting. Whoever reads checks afterwards: `check_lease` for a plain read, `staleness_ms` for
-one that allows to be behind.
+one that allows to be behind; and for a plain read `check_settled` before.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from streams.clock import Clock
 from streams.errors import LeaseExpired
 from streams.log.base import Membership
+from streams.runtime.group import Flights
 from streams.runtime.task import StreamTask
 from streams.runtime.tenure import Tenure
 from streams.stores.base import Getter
@@ -24,7 +25,7 @@ class TaskReader:
     `StreamsNode.replica` reads whatever is applied, and passes it only if the task is active.
     """
 
-    __slots__ = ("_clock", "_membership", "_report", "_store", "_task", "_tenure", "get")
+    __slots__ = ("_clock", "_flights", "_membership", "_report", "_store", "_task", "_tenure", "get")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class TaskReader:
         store: str,
         *,
         tenure: Tenure | None,
+        flights: Flights,
         membership: Membership,
         clock: Clock,
         report: Callable[[int, str], None],
@@ -41,6 +43,7 @@ class TaskReader:
         self._task = task
         self._store = store
         self._tenure = tenure
+        self._flights = flights
         self._membership = membership
         self._clock = clock
         self._report = report
@@ -59,6 +62,14 @@ class TaskReader:
     ) -> list[tuple[bytes, bytes]]:
         """Return rows in key order; it blocks, and raises StoreDamaged rather than give a part as the whole."""
         return self._task.store.scan(self._store, start=start, stop=stop, limit=limit)
+
+    def check_settled(self, key: bytes) -> None:
+        """Raise LeaseExpired while a write of *key* may be in the log and is not applied here: a copy on another node
+        may have shown it, and a lease does not say that this one has seen it. To be called before the read; a barrier
+        proves what this cannot."""
+        for overlay in self._flights.now:
+            if (self._store, self._task.partition, key) in overlay:
+                raise LeaseExpired("a write of this key is under way", partition=self._task.partition)
 
     def check_lease(self) -> None:
         """Raise LeaseExpired when another node may own the partition by now. To be called after the read, right

@@ -35,10 +35,10 @@ from streams.errors import (
 )
 from streams.log.base import LogWriter, Ownership
 from streams.records import RecordBatch, TopicPartition
-from streams.runtime.commands import Command, Decided, Refused, Unknown
+from streams.runtime.commands import Command, Decided, Refused
 from streams.runtime.committed import CommittedGroups
 from streams.runtime.fencing import Fencing
-from streams.runtime.group import Group, GroupView, Held
+from streams.runtime.group import Flights, Group, GroupView, Held
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.states import SectionState, TaskState
 from streams.runtime.table import FencedTable, Pending
@@ -68,6 +68,7 @@ class WriteSection:
         max_group_commands: int,
         append_timeout_s: float,
         on_damage: Callable[[int, str], None],
+        flights: Flights,
     ) -> None:
         self.state = SectionState.CLOSED
         self.ownership: Ownership | None = None
@@ -84,6 +85,7 @@ class WriteSection:
         self._max_group_commands = max_group_commands
         self._append_timeout_s = append_timeout_s
         self._on_damage = on_damage
+        self._flights = flights
         self._held = Held()
         self._fencing = Fencing(writer, clock, wakeup, append_timeout_s)
         self._group: Group | None = None  # being appended, or of unknown outcome
@@ -150,6 +152,7 @@ class WriteSection:
                 self._open()
         if not self.is_idle:
             self._expire_members()
+        self._note_flights()
 
     def barrier_of(self, partition: int) -> Mapping[str, int] | None:
         """Return topic to offset that task *partition* must reach to be ready; None while no fence has told."""
@@ -268,8 +271,12 @@ class WriteSection:
         self._table.unpark()
 
     def applied(self) -> None:
-        """After batches were applied: answer the members of every committed group that is applied now."""
+        """After batches were applied: answer whoever is applied now."""
         self._committed.answer_applied()
+        self._note_flights()
+
+    def _note_flights(self) -> None:
+        self._flights.note(self._committed.overlays, self._group, is_all_applied=not self.unready)
 
     def _position(self, partition: TopicPartition) -> int:
         task = self._tasks.get(partition.partition)
@@ -307,6 +314,7 @@ class WriteSection:
         }
         deadline = Deadline.after(self._append_timeout_s, self._clock)
         self._group = group
+        self._note_flights()
         group.append = self._writer.append(group.records, ownership=ownership, positions=positions, deadline=deadline)
         if group.append.done():
             self._settle(group, group.append)
@@ -328,7 +336,7 @@ class WriteSection:
             self._fence()
             return
         self._group = None
-        pendings = [member[0] for member in group.members]
+        pendings = group.pendings
         if isinstance(error, RecordTooLarge):
             if len(pendings) == 1:
                 self._table.answer(pendings[0], Refused(RecordTooLarge(str(error))))
@@ -336,10 +344,9 @@ class WriteSection:
                 self._solo_commands = len(pendings)
                 self._table.give_back(pendings)
             return
-        if not isinstance(error, LogError):
-            logger.error("append failed", exc_info=error)
-        else:
-            logger.warning("append failed", extra={"commands": len(pendings), "reason": str(error)})
+        bug = None if isinstance(error, LogError) else error
+        extra = {"commands": len(pendings), "reason": str(error)}
+        logger.log(logging.ERROR if bug else logging.WARNING, "append failed", extra=extra, exc_info=bug)
         self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
         self._fence(error)
 
@@ -347,19 +354,17 @@ class WriteSection:
         """*group* is in the log. Its callers wait until it is applied here; a partition that restores or was given up
         holds nobody else up."""
         group.targets = targets
-        awaited = {at: end for at, end in targets.items() if self._is_read(at.partition)}
+        active = {number for number in self.owned if self._tasks[number].state is TaskState.ACTIVE}
+        awaited = {at: end for at, end in targets.items() if at.partition in active}
         self._fencing.raise_barrier({at: end for at, end in targets.items() if at not in awaited})
         self._committed.add(group, awaited)
-
-    def _is_read(self, partition: int) -> bool:
-        return partition in self.owned and self._tasks[partition].state is TaskState.ACTIVE
 
     def _settle_by_evidence(self, group: Group) -> None:
         """The barrier is applied, so the log holds all of *group* or nothing, and will never hold more of it."""
         self._group = None
         if not group.partitions <= self._fencing.barrier.keys():  # Somebody else owns a part: only he could know.
-            for pending, _, _ in group.members:
-                self._table.answer(pending, Unknown(pending.command.event_id))
+            self._flights.doubt(group)
+            self._table.answer_unknown(group.pendings)
             return
         group.targets = self._fencing.barrier
         is_there = all(self._held.has_event(record.headers) for record in group.records)
@@ -368,18 +373,17 @@ class WriteSection:
             if is_there:
                 self._table.answer(pending, Decided(result, group.positions_of(records)))
         if not is_there:
-            self._table.give_back([member[0] for member in group.members])
+            self._table.give_back(group.pendings)
 
     def _expire_members(self) -> None:
         """Tell callers whose deadline has passed that the outcome is not known (yet)."""
         now = self._clock.monotonic()
         under_way = [self._group] if self._group is not None else []
-        for group in (*self._committed.unanswered, *under_way):
-            for pending, _, _ in group.members:
-                if pending.deadline_at <= now and not pending.is_answered:
-                    self._table.answer(pending, Unknown(pending.command.event_id))
+        begun = [pending for group in (*self._committed.unanswered, *under_way) for pending in group.pendings]
+        self._table.answer_unknown(pending for pending in begun if pending.deadline_at <= now)
         is_resting = self._is_unknown and self.state in (SectionState.CLOSED, SectionState.SETTLING)
-        if is_resting and all(pending.is_answered for group in under_way for pending, _, _ in group.members):
+        if is_resting and all(pending.is_answered for pending in under_way[0].pendings):
+            self._flights.doubt(under_way[0])
             self._group = None  # Nobody wants to know any more; a partition of it may take long to restore, or be gone.
             self._held.events.clear()
 

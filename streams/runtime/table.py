@@ -147,6 +147,11 @@ class FencedTable:
         else:
             entry[1].append((pending.token, outcome))
 
+    def answer_unknown(self, pendings: Iterable[Pending]) -> None:
+        """Answer commands that were begun, and of which nobody can say yet what becomes of them."""
+        for pending in pendings:
+            self.answer(pending, Unknown(pending.command.event_id))
+
     def flush(self) -> None:
         """Hand all noted outcomes to their receivers."""
         if self._outcomes:

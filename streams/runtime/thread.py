@@ -20,6 +20,7 @@ from streams.runtime.applying import DISK_RETRY_S, Applier
 from streams.runtime.commands import Refused
 from streams.runtime.events import Assigned, Damaged, Event, OwnershipEvents, Revoked, ViewChanged
 from streams.runtime.following import Following
+from streams.runtime.group import Flights
 from streams.runtime.housekeeping import Housekeeper
 from streams.runtime.member import NodeMember
 from streams.runtime.metrics import RuntimeMetrics
@@ -88,6 +89,7 @@ class StreamThread:
         self._writer: LogWriter | None = None
         self._section: WriteSection | None = None
         self._tenures = Tenures()
+        self.flights = Flights()
         self._view: ClusterView = NOWHERE  # the group's newest; peers may know a newer one
         self._is_joined = False
         self._following = Following(node_id=config.node_id, clock=clock, cleanup_delay_s=config.state_cleanup_delay_s)
@@ -217,6 +219,7 @@ class StreamThread:
             max_group_commands=self._config.max_group_commands,
             append_timeout_s=self._config.append_timeout_s,
             on_damage=lambda partition, reason: self.post(Damaged(partition, reason)),
+            flights=self.flights,
         )
         self.partitions = partitions
         self.membership = membership

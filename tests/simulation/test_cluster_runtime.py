@@ -20,9 +20,9 @@ from streams.cluster import OBSERVER
 from streams.errors import LeaseExpired, NotWritten, RecordTooLarge, StoreClosed, Unavailable
 from streams.records import Record, TopicPartition, header
 from streams.runtime.commands import Decided, Refused, Unknown
+from streams.runtime.committed import CommittedGroups
 from streams.runtime.events import Lost
 from streams.runtime.reader import TaskReader
-from streams.runtime.section import WriteSection
 from streams.runtime.states import TaskState
 from streams.runtime.task import StreamTask
 from streams.runtime.tenure import Tenures
@@ -485,7 +485,7 @@ def no_tenure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answered_at_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers do not wait until their write can be read."""
-    monkeypatch.setattr(WriteSection, "_is_read", lambda self, partition: False)
+    monkeypatch.setattr(CommittedGroups, "_is_applied", lambda self, ends: True)
 
 
 BUGS = [no_fence, no_barrier, lease_not_checked, no_tenure, answered_at_commit]

@@ -228,7 +228,7 @@ def test_the_judge_finds_seeded_bugs(bug: str, monkeypatch: pytest.MonkeyPatch) 
     elif bug == "no-settlement":
         monkeypatch.setattr(Held, "has_event", lambda self, headers: False)
     elif bug == "unknown-as-not-written":
-        monkeypatch.setattr("streams.runtime.section.Unknown", lambda event_id: Refused(NotWritten("bug")))
+        monkeypatch.setattr("streams.runtime.table.Unknown", lambda event_id: Refused(NotWritten("bug")))
     else:
         get = GroupView.get
 

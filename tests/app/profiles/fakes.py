@@ -152,6 +152,10 @@ class FakeReader:
     def scan(self, *, start: bytes, stop: bytes | None, limit: int | None) -> list[tuple[bytes, bytes]]:
         return [(key, self._rows[key]) for key in sorted(self._rows) if key >= start][:limit]
 
+    def check_settled(self, key: bytes) -> None:
+        if key in self._node.unsettled:
+            raise LeaseExpired("under way", partition=self._partition)
+
     def check_lease(self) -> None:
         if self._node.lapsed_ms:
             raise LeaseExpired("expired", partition=self._partition)
@@ -167,7 +171,8 @@ class FakeReader:
 
 
 class FakeNode:
-    """A node that owns all partitions. `lapsed_ms`: since when its lease is over."""
+    """A node that owns all partitions. `lapsed_ms`: since when its lease is over. `unsettled`: keys of which a write
+    may be in the log and is not applied."""
 
     def __init__(self, state: State) -> None:
         self.node_id = "node-1"
@@ -176,6 +181,7 @@ class FakeNode:
         self.topic_ids = TOPIC_IDS
         self.sequence = 0
         self.lapsed_ms = 0
+        self.unsettled: set[bytes] = set()
         self.damaged: list[int] = []
         self.barriers: list[list[int]] = []
         self.waits: list[Mapping[TopicPartition, int]] = []

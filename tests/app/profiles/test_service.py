@@ -151,6 +151,20 @@ def test_without_a_lease_the_hot_path_refuses_and_the_others_take_a_barrier(worl
     assert {answer.served_by.staleness_ms for answer in (read, found, page)} == {0}
 
 
+def test_what_is_being_written_is_read_behind_a_barrier(world: World) -> None:
+    """A copy may have shown it already; neither the old state nor "not found" is taken for the truth."""
+    uid = uid_of(create(world, "bob1@mail.com"))
+    world.node.unsettled = {uid.encode(), b"bob2@mail.com"}
+    with pytest.raises(LeaseExpired):
+        world.service.get_now(uid.encode())
+    with pytest.raises(LeaseExpired):
+        world.service.search_now("bob1@mail.com")
+    run(world.service.get(uid, PLAIN, world.deadline))
+    with pytest.raises(results.ProfileNotFound):
+        run(world.service.search("bob2@mail.com", PLAIN, world.deadline))
+    assert len(world.node.barriers) == 2
+
+
 def test_staleness_within_the_callers_bound_is_served_and_said(world: World) -> None:
     """A caller who allows five seconds gets three, without a barrier; one who allows two gets the barrier."""
     uid = uid_of(create(world, "bob1@mail.com"))

@@ -23,23 +23,47 @@ TO_WARMING = Forward("c", is_replica=True)
 
 TABLE = [
     # need, this node, suspected, excluded, step
-    ("owner answers everything", OWNER, "", "", {Need.WRITE: Here(), Need.OWNER: Here(), Need.STRICT: Here(), Need.STALE: Here()}),
+    (
+        "owner answers everything",
+        OWNER,
+        "",
+        "",
+        {Need.WRITE: Here(), Need.OWNER: Here(), Need.STRICT: Here(), Need.STALE: Here()},
+    ),
     ("a standby sends on what needs the owner", STANDBY, "", "", {Need.WRITE: TO_OWNER, Need.OWNER: TO_OWNER}),
     ("a standby answers what a copy may", STANDBY, "", "", {Need.STRICT: STRICT_REPLICA, Need.STALE: REPLICA}),
     ("a standby that failed asks the owner", STANDBY, "", "b", {Need.STRICT: TO_OWNER, Need.STALE: TO_OWNER}),
     ("a standby steps in for a suspected owner", STANDBY, "a", "", {Need.WRITE: Wait(), Need.OWNER: STRICT_REPLICA}),
     ("a standby steps in for a lost owner", STANDBY, "", "a", {Need.WRITE: Wait(), Need.OWNER: STRICT_REPLICA}),
     ("a stranger sends everything on", STRANGER, "", "", dict.fromkeys(Need, TO_OWNER)),
-    ("a stranger finds the standby", STRANGER, "a", "", {Need.OWNER: TO_STANDBY, Need.STRICT: TO_STANDBY, Need.STALE: TO_STANDBY}),
+    (
+        "a stranger finds the standby",
+        STRANGER,
+        "a",
+        "",
+        {Need.OWNER: TO_STANDBY, Need.STRICT: TO_STANDBY, Need.STALE: TO_STANDBY},
+    ),
     ("a stranger waits to write", STRANGER, "a", "", {Need.WRITE: Wait()}),
     ("a stranger finds the one that warms up", STRANGER, "a", "b", {Need.OWNER: TO_WARMING}),
     ("a stranger waits when all are gone", STRANGER, "ac", "b", dict.fromkeys(Need, Wait())),
-    ("an observer reads at home", OBSERVER, "abc", "", {Need.OWNER: STRICT_REPLICA, Need.STRICT: STRICT_REPLICA, Need.STALE: REPLICA}),
+    (
+        "an observer reads at home",
+        OBSERVER,
+        "abc",
+        "",
+        {Need.OWNER: STRICT_REPLICA, Need.STRICT: STRICT_REPLICA, Need.STALE: REPLICA},
+    ),
     ("an observer sends writes on", OBSERVER, "", "", {Need.WRITE: TO_OWNER}),
     ("an observer without the log asks the owner", OBSERVER, "", "o", {Need.OWNER: TO_OWNER}),
-    ("who is called owner and is not yet", LOST, "", "", {Need.WRITE: Wait(), Need.OWNER: STRICT_REPLICA, Need.STALE: REPLICA}),
+    (
+        "who is called owner and is not yet",
+        LOST,
+        "",
+        "",
+        {Need.WRITE: Wait(), Need.OWNER: STRICT_REPLICA, Need.STALE: REPLICA},
+    ),
     ("an owner that cannot serve a read", OWNER, "", "a", {Need.OWNER: TO_STANDBY, Need.WRITE: Wait()}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 
 from streams.clock import Deadline, SystemClock
 from streams.cluster import NOWHERE, OBSERVER, ClusterView, Placement
-from streams.errors import ConfigError, LeaseExpired, NotOwner, Restoring, Unavailable
+from streams.errors import ConfigError, LeaseExpired, LogUnavailable, NotOwner, Restoring, Unavailable
 from streams.log.base import Ownership
 from streams.records import ProducerRecord, TopicPartition
-from streams.runtime.commands import Decided
+from streams.runtime.commands import Decided, Unknown
 from streams.runtime.states import TaskState
 from streams.runtime.views import Views
 from streams.stores.memory import MemoryStoreFactory
-from streams.testing import FakeClock, GroupMembership, MemoryGroup, MemoryLog
+from streams.testing import FakeClock, Fault, GroupMembership, MemoryGroup, MemoryLog
 from tests.streams.runtime.rig import PARTITIONS, ROWS, Put, Rig
 
 EVERYTHING = frozenset(range(PARTITIONS))
@@ -227,6 +227,40 @@ def test_a_reader_does_not_outlive_its_tenure() -> None:
         rig.node.reader("rows.store", 0).check_lease()
     rig.turn(4)
     rig.node.reader("rows.store", 0).check_lease()
+
+
+def test_a_key_whose_write_is_under_way_is_not_read_under_the_lease() -> None:
+    """From before it can be in the log, where a copy may read it, until it is applied here; other keys are not held
+    up."""
+    rig = Rig().start()
+    rig.log.faults.append(Fault.PENDING)
+    put = rig.submit(Put(b"k", b"v"))
+    rig.turn()
+    reader = rig.node.reader("rows.store", 0)
+    with pytest.raises(LeaseExpired, match="under way"):
+        reader.check_settled(b"k")
+    reader.check_settled(b"other")
+    rig.node.reader("rows.store", 1).check_settled(b"k")
+    rig.log.complete()
+    rig.turn(3)
+    assert isinstance(rig.outcome(put), Decided)
+    reader.check_settled(b"k")
+
+
+def test_a_write_of_unknown_outcome_keeps_its_key_from_being_read_until_the_log_has_told() -> None:
+    """Its caller has gone; what became of it is not known before the barrier is applied."""
+    rig = Rig().start()
+    rig.log.faults.append(Fault.UNKNOWN_LATE)
+    put = rig.submit(Put(b"k", b"v"), seconds=1.0)
+    rig.log.fence_faults.append(LogUnavailable("chosen"))
+    rig.turn(2)
+    rig.clock.advance(2.0)
+    with pytest.raises(LeaseExpired, match="under way"):
+        rig.node.reader("rows.store", 0).check_settled(b"k")
+    rig.turn(6)
+    assert isinstance(rig.outcome(put), Unknown)
+    rig.node.reader("rows.store", 0).check_settled(b"k")
+    assert rig.get(b"k") == b"v"
 
 
 def test_a_newer_view_wakes_who_waits_for_it() -> None:
