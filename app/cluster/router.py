@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from app.cluster.ports import ClusterNode
 from app.cluster.trail import Trail
 from app.profiles.requests import STRICT, Origin, ReadOptions
-from app.profiles.results import WriteOutcomeUnknown
+from app.profiles.results import ClaimElsewhere, WriteOutcomeUnknown
 from app.profiles.uids import text_of
 from streams.clock import Clock, Deadline
 from streams.cluster import OBSERVER, ClusterView
@@ -162,9 +162,8 @@ class Router:
         return Asked(options._replace(is_replica=True), deadline)
 
     def _is_worth_another_try(self, error: Unavailable, errand: Errand, step: Here) -> bool:
-        """Say whether the partition may be served elsewhere, or here a little later. A command that needs a second
-        partition which is not here is told so by its own error."""
-        if error.partition not in (None, errand.partition):
+        """Say whether the partition may be served elsewhere, or here a little later."""
+        if _is_for_the_caller(error, errand.partition, errand.need):
             return False
         if step.is_replica or isinstance(error, NotOwner):
             return True
@@ -228,9 +227,15 @@ class Router:
         try:
             return await call(options)
         except (NotOwner, Restoring, Draining) as error:
-            if error.partition not in (None, partition):
+            if _is_for_the_caller(error, partition, need):
                 raise
             raise Misdirected(partition) from error
+
+
+def _is_for_the_caller(error: Unavailable, partition: int, need: Need) -> bool:
+    """Say whether no other try helps: a search has found a claim, and has only its profile still to read; a command
+    needs a second partition, which is not here."""
+    return isinstance(error, ClaimElsewhere) or (need is Need.WRITE and error.partition not in (None, partition))
 
 
 def _proof_of(step: Here, options: ReadOptions) -> str:

@@ -97,12 +97,15 @@ class Dispatch:
             return await self.read(req, claim.encode, options, due, lambda *asked: finish(claim, *asked))
         try:
             return await self.read(req, key_of, options, due, call)
-        except (ClaimElsewhere, ClaimFound) as found:
+        except ClaimElsewhere as found:
             if self._router is None:
-                raise
-            uid, hops = found.uid, 1 if isinstance(found, ClaimElsewhere) else 2
+                raise found.why from None
+            uid, hops = found.uid, 1
+        except ClaimFound as found:
+            uid, hops = found.uid, 2
         if caller is not None:
             raise ClaimFound(uid)
+        assert self._router is not None, "a node that is alone has raised"
         errand = Errand(
             partition_for(uid.encode(), self._partitions()),
             _need_of(options),

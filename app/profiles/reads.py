@@ -18,7 +18,7 @@ from app.profiles.results import ClaimElsewhere, Page, ProfileNotFound, Read, Sc
 from app.profiles.rows import body_of, claim_of, claimed_uid, email_key_of, version_of
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
 from streams.clock import Clock, Deadline
-from streams.errors import LeaseExpired, NotOwner, StoreError, Unavailable
+from streams.errors import LeaseExpired, NotOwner, Restoring, StoreError, Unavailable
 from streams.partitioner import partition_for
 from streams.records import TopicPartition
 
@@ -138,8 +138,8 @@ class Reads:
                 its = domain.partition_of(uid)
                 try:
                     row, reader = self._row(PROFILE_STORE, its, uid, proof)
-                except NotOwner as error:
-                    raise ClaimElsewhere(uid.decode(), its) from error
+                except (NotOwner, Restoring) as error:
+                    raise ClaimElsewhere(uid.decode(), its, error) from error
                 found_by = self._served_by(its, reader, proof)
                 if row is not None and email_key_of(row) == email_key:
                     return Read(Stored(uid.decode(), version_of(row), body_of(row)), found_by)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from streams.errors import NotOwner
+from streams.errors import NotOwner, Unavailable
 from streams.records import TopicPartition
 
 
@@ -157,8 +157,10 @@ class WriteOutcomeUnknown(Rejection):
 
 
 class ClaimElsewhere(NotOwner):
-    """The e-mail is claimed for *uid*, whose profile is not on this node: its owner knows whether the claim holds."""
+    """The e-mail is claimed for *uid*, whose profile this node cannot read now (*why*): its owner, or this node in a
+    moment, knows whether the claim holds."""
 
-    def __init__(self, uid: str, partition: int) -> None:
-        super().__init__("the profile of this claim belongs to another node", partition=partition)
+    def __init__(self, uid: str, partition: int, why: Unavailable) -> None:
+        super().__init__("the profile of this claim cannot be read here", partition=partition)
         self.uid = uid
+        self.why = why

@@ -22,7 +22,7 @@ from app.profiles.ports import ProfileSettings
 from app.profiles.service import ProfileService
 from streams.clock import Deadline, SystemClock
 from streams.cluster import MEMBER, ClusterView, NodeInfo, Placement
-from streams.errors import NotOwner, Unavailable
+from streams.errors import NotOwner, Restoring, Unavailable
 from streams.queries.peers import Caller, Headers, PeerLost, PeerReply, PeerRequest, Peers, PeerUnreachable
 from streams.records import TopicPartition
 from streams.runtime.commands import Command, Outcome, Refused
@@ -35,7 +35,8 @@ TIMEOUT_S = 0.4  # of a request: how long one waits that nobody can answer
 
 
 class Node(profiles.FakeNode):
-    """A node that owns and follows what `owned` and `followed` say, whatever the view says."""
+    """A node that owns and follows what `owned` and `followed` say, whatever the view says. `restoring`: what of it
+    cannot be served until somebody has waited for a view."""
 
     def __init__(self, name: str, state: State, role: str = MEMBER) -> None:
         super().__init__(state)
@@ -43,6 +44,7 @@ class Node(profiles.FakeNode):
         self.info = NodeInfo(name, "1", f"http://127.0.0.1:{8000 + ord(name[0])}", role=role)
         self.owned: set[int] = set()
         self.followed: set[int] = set()
+        self.restoring: set[int] = set()
         self.view = ClusterView(0, {}, ())
         self.behind_ms = 0
         self.is_log_away = False
@@ -62,6 +64,8 @@ class Node(profiles.FakeNode):
     def reader(self, store: str, partition: int) -> FakeReader:
         if partition not in self.owned:
             raise NotOwner("not here", partition=partition)
+        if partition in self.restoring:
+            raise Restoring("not yet", partition=partition, lag_records=0)
         return FakeReader(self, store, partition)
 
     def replica(self, store: str, partition: int) -> FakeReader:
@@ -80,6 +84,7 @@ class Node(profiles.FakeNode):
     async def wait_view(self, after_epoch: int, deadline: Deadline) -> ClusterView:
         self.waited += 1
         await asyncio.sleep(max(0.0, deadline.remaining_s(SystemClock())))
+        self.restoring.clear()
         if self.view.epoch <= after_epoch:
             raise Unavailable("no newer view")
         return self.view

@@ -3,11 +3,13 @@ only when nothing can have happened.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
+from streams.clock import Deadline
 from streams.cluster import ClusterView
+from streams.errors import NotOwner
 from streams.partitioner import partition_for
 from tests.app.http.cluster import PARTITIONS, Member, Nodes
 from tests.app.http.fakes import Answer
@@ -313,6 +315,60 @@ def test_search_in_the_middle_of_a_failure_of_the_second_owner(nodes: Nodes) -> 
     answer = nodes["a"].request("GET", f"/api/search?email={email}")
     assert (answer.status, origin(answer)) == (200, ("c", "standby", "1"))
     assert json.loads(answer.body)["uid"] in path
+
+
+def profile_beside_its_claim(nodes: Nodes) -> str:
+    """Return the e-mail, in partition 3, of a profile in partition 0; both are a's."""
+    first, second = (
+        next(email for email in emails() if partition_for(email.encode(), PARTITIONS) == partition)
+        for partition in (0, 3)
+    )
+    path = create(nodes["a"], first)["Location"]
+    assert nodes["a"].request("PATCH", path, json={"email": second}).status == 200
+    return second
+
+
+@pytest.mark.parametrize("asked", ["a", "b", "c"])
+def test_search_whose_profile_is_being_restored_is_finished_by_a_follower(nodes: Nodes, asked: str) -> None:
+    """The claim is served here and the profile not yet: its follower answers behind a barrier."""
+    email = profile_beside_its_claim(nodes)
+    nodes["a"].cluster_node.restoring = {0}
+    answer = nodes[asked].request("GET", f"/api/search?email={email}")
+    assert (answer.status, origin(answer)[:2]) == (200, ("b", "standby"))
+
+
+@pytest.mark.parametrize("asked", ["a", "c"])
+def test_search_waits_for_the_profile_that_is_being_restored(nodes: Nodes, asked: str) -> None:
+    """Nobody follows it: tried again inside the deadline, not given up."""
+    email = profile_beside_its_claim(nodes)
+    nodes.place(["a", "b", "c"] * 2, [None] * PARTITIONS, epoch=2)
+    nodes["a"].cluster_node.restoring = {0}
+    if asked == "c":
+        nodes["c"].cluster_node.restoring = nodes["a"].cluster_node.restoring  # it is c that waits
+    answer = nodes[asked].request("GET", f"/api/search?email={email}")
+    assert (answer.status, origin(answer)[:2]) == (200, ("a", "owner"))
+    assert nodes[asked].cluster_node.waited == 1
+
+
+@pytest.mark.parametrize("asked", ["a", "c"])
+def test_read_that_met_the_move_of_another_partition_is_tried_again(
+    nodes: Nodes, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search proves all that is here; when one of those leaves meanwhile, the answer is a moment away."""
+    email = email_of("a")
+    create(nodes["a"], email)
+    nodes.place(["a", "b", "c"] * 2, [None] * PARTITIONS, epoch=2)
+    node = nodes["a"].cluster_node
+    barrier, moving = node.barrier, [1]
+
+    async def barrier_after_a_move(partitions: Iterable[int], deadline: Deadline) -> None:
+        if moving:
+            raise NotOwner("it has left", partition=moving.pop())
+        await barrier(partitions, deadline)
+
+    monkeypatch.setattr(node, "barrier", barrier_after_a_move)
+    answer = nodes[asked].request("GET", f"/api/search?email={email}&consistency=strict")
+    assert (answer.status, origin(answer)[:2]) == (200, ("a", "owner"))
 
 
 def test_idempotent_create_meets_its_record_wherever_it_is_sent(nodes: Nodes) -> None:

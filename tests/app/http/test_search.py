@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.profiles.results import ClaimElsewhere
+from streams.errors import Restoring
 from tests.app.http.fakes import SERVED_BY_VALUE, Edge
 
 
@@ -83,3 +85,11 @@ def test_a_query_of_another_shape_is_invalid_content(edge: Edge, document: objec
     answer = edge.request("QUERY", "/api/search", json=document)
     assert (answer.status, answer.slug) == (422, "validation-failed")
     assert (answer.json["errors"][0]["pointer"], answer.json["errors"][0]["code"]) == (pointer, code)
+
+
+def test_a_node_that_is_alone_says_why_it_cannot_finish(edge: Edge) -> None:
+    """No other node could: what the profile's partition waits for is the answer."""
+    restoring = Restoring("not yet", partition=3, lag_records=9)
+    edge.service.failure = ClaimElsewhere("u", 3, restoring)
+    answer = edge.request("GET", "/api/search?email=bob1@mail.com")
+    assert (answer.status, answer.slug, answer.json["lag"]) == (503, "restoring", 9)
