@@ -9,7 +9,7 @@ the view names, makes it alive. Suspicion is a hint for whoever would wait: it n
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -31,39 +31,34 @@ _STALL_S = 0.1  # a timer that is later than this says that it is this node that
 
 @dataclass(slots=True)
 class Watch:
-    """One start of one peer. `waiting`: what ends as soon as the peer is suspected; `lasting`: what ends only when it
-    is no peer any more, since nothing is won by ending it before."""
+    """One start of one peer. `waiting`: what ends as soon as the peer is suspected."""
 
     to: Recipient
     is_alive: bool = False
     answered_at: float = 0.0
     has_grace: bool = True
     waiting: set[asyncio.Timeout] = field(default_factory=set)
-    lasting: set[asyncio.Timeout] = field(default_factory=set)
     in_flight: Counter[str] = field(default_factory=Counter)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     asking: list[asyncio.Future[None]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
     @contextmanager
-    def ends_with(self, timeout: asyncio.Timeout, *, at_suspicion: bool) -> Iterator[None]:
-        """Let *timeout* expire at once when the peer becomes suspected, or else when it is no peer any more."""
-        among = self.waiting if at_suspicion else self.lasting
-        among.add(timeout)
+    def ends_with(self, timeout: asyncio.Timeout) -> Iterator[None]:
+        """Let *timeout* expire at once when the peer becomes suspected."""
+        self.waiting.add(timeout)
         try:
             yield
         finally:
-            among.discard(timeout)
+            self.waiting.discard(timeout)
 
     def suspect(self) -> None:
         """From now on nobody waits for the peer who could do anything else."""
         self.is_alive = False
-        _expire(self.waiting)
-
-    def end(self) -> None:
-        """It is no peer any more: nobody waits for it."""
-        self.suspect()
-        _expire(self.lasting)
+        now = asyncio.get_running_loop().time()
+        for timeout in self.waiting:
+            if not timeout.expired():
+                timeout.reschedule(now)
 
 
 class Liveness:
@@ -173,7 +168,7 @@ class Liveness:
     def _end(self, node_id: str) -> None:
         watch = self._watches.pop(node_id, None)
         if watch is not None:
-            watch.end()
+            watch.suspect()
             assert watch.task is not None
             watch.task.cancel()
 
@@ -238,13 +233,6 @@ class Liveness:
         watch.suspect()
         logger.info("peer_suspected", extra={"peer": watch.to.info.node_id, "address": watch.to.info.address})
         return self._interval_s
-
-
-def _expire(timeouts: Iterable[asyncio.Timeout]) -> None:
-    now = asyncio.get_running_loop().time()
-    for timeout in timeouts:
-        if not timeout.expired():
-            timeout.reschedule(now)
 
 
 async def _rest(watch: Watch, wait_s: float) -> None:

@@ -7,7 +7,7 @@ peer certainly did not act on the first, or it is a read; nobody waits for a pee
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from streams.clock import Clock, Deadline
@@ -143,13 +143,14 @@ class HttpPeers:
     async def _within(
         self, watch: Watch, message: Message, deadline: Deadline, kind: str, extra: Mapping[str, str]
     ) -> PeerReply:
-        """Ask until the deadline, or until the peer is suspected or, for a write, no peer any more."""
+        """Ask until the deadline, or, unless it is a write, until the peer is suspected."""
         sending = Sending()
         try:
             async with asyncio.timeout(deadline.remaining_s(self._clock)) as timeout:
-                # A client's write is on its way: to give it up gains nothing but an outcome that nobody knows.
+                # A client's write that is on its way is waited for: to give it up gains nothing but an outcome that
+                # nobody knows, and a node that has left the group still finishes what it was given.
                 is_write = kind != CALL and message.method not in _READS
-                with watch.ends_with(timeout, at_suspicion=not is_write):
+                with nullcontext() if is_write else watch.ends_with(timeout):
                     return await self._persist(watch, message, sending, deadline, kind, extra)
         except TimeoutError:
             node_id = watch.to.info.node_id
