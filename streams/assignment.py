@@ -321,6 +321,12 @@ class Plan:
 
 
 def _difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """Return what differs, as a sentence that anybody may read: a secret is named, and its digest is not shown."""
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    found = ", ".join(f"{name} is {ours.get(name)!r} here and {theirs.get(name)!r} there" for name in names)
+    found = ", ".join(
+        f"{name} is another"
+        if name.endswith("_SECRET")
+        else f"{name} is {ours.get(name)!r} here and {theirs.get(name)!r} there"
+        for name in names
+    )
     return f"its settings differ from the cluster's: {found}"

@@ -126,7 +126,8 @@ class Member(Protocol):
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What must be the same on every node, by name (partition count, formats, a digest of the secret, ...)."""
+        """What must be the same on every node, by name (partition count, formats, a digest of the secret, ...). What
+        differs is told to everybody, but for values whose names end in `_SECRET`."""
         ...
 
     def positions(self) -> Mapping[int, int]:

@@ -1,4 +1,5 @@
-"""`python -m app cluster`: who is in the cluster, who has which partition and how far behind, as one node tells it."""
+"""`python -m app cluster`: who is in the cluster, who was refused, who has which partition and how far behind: as one
+node tells it."""
 
 import argparse
 import http.client
@@ -45,6 +46,7 @@ def render(document: Mapping[str, Any]) -> str:
             for node in document["nodes"]
         ],
     )
+    lines += [f"refused: {process}: {reason}" for process, reason in sorted(document["refused"].items())]
     lines.append("")
     lines += _table(
         ("partition", "owner", "followers (records behind)"),

@@ -21,7 +21,8 @@ STORES = (PROFILE_STORE, SEARCH_STORE, REQUEST_STORE)
 
 
 class Metadata:
-    """The whole map. `age_s`: for how long this node has known it, null while it knows none."""
+    """The whole map. `age_s`: for how long this node has known it, null while it knows none. `refused`: why a process,
+    by node id and incarnation, was given nothing when the map was made."""
 
     def __init__(self, members: Members) -> None:
         self._members = members
@@ -35,6 +36,7 @@ class Metadata:
                 "epoch": view.epoch,
                 "age_s": None if view is NOWHERE else round(node.view_age_s, 1),
                 "nodes": metadata.nodes(view, _is_suspected(self._members)),
+                "refused": dict(view.refused),
                 "stores": STORES,
                 "partitions": _partitions(self._members, None),
             },

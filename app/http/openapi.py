@@ -221,7 +221,7 @@ def _search() -> Document:
 
 def _operations() -> Document:
     return {
-        "/metadata": _get("metadata", "Which nodes there are, and which partitions they have"),
+        "/metadata": _get("metadata", "Which nodes there are, which were refused and why, and who has which partition"),
         "/metadata/stores/{store}": _get(
             "storeMetadata",
             "Which nodes have the partitions of a store",

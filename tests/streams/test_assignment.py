@@ -151,8 +151,9 @@ def test_a_replaced_standby_stays_until_the_new_one_is_warm() -> None:
         (member("A", address="http://a:1", generation=-1), "node a has the same address"),
         (member("A", settings={"format": "2"}, generation=-1), "format is '2' here and None there"),
         (member("A", settings={"format": "2"}, was_refused=True), "format is '2' here and None there"),
+        (member("A", settings={"A_SECRET": "2"}, was_refused=True), "differ from the cluster's: A_SECRET is another"),
     ],
-    ids=["node id", "address", "settings", "again"],
+    ids=["node id", "address", "settings", "again", "secret"],
 )
 def test_who_does_not_fit_is_refused_and_the_first_stays(second: Joining, reason: str) -> None:
     """The one that took part before goes on with everything; the other is told why it gets nothing."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
+from app.cli.cluster import render
 from app.cluster.batches import MAX_BATCH
 from app.cluster.wire import decode_keys
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
@@ -153,10 +155,13 @@ def test_what_nobody_gave_out_is_refused_before_anybody_is_asked(nodes: Nodes, h
 
 
 def test_the_map_tells_who_has_what(nodes: Nodes) -> None:
-    """Nodes, and for each partition its owner and followers, how far each is, and who is suspected."""
+    """Nodes, and for each partition its owner and followers, how far each is, who is suspected, and who was refused."""
     nodes["b"].suspected.add("c")
+    node = nodes["b"].cluster_node
+    node.view = replace(node.view, refused={"d/1": "another topic prefix"})
     document = nodes["b"].request("GET", "/metadata").json
-    assert document["epoch"] == 1
+    assert (document["epoch"], document["refused"]) == (1, {"d/1": "another topic prefix"})
+    assert "refused: d/1: another topic prefix" in render(document).splitlines()
     assert [(node["node_id"], node["suspected"]) for node in document["nodes"]] == [
         ("a", False), ("b", False), ("c", True),
     ]  # fmt: skip
