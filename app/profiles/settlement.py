@@ -41,6 +41,10 @@ _ERRAND_S = 5.0  # for one try
 _DOUBT_S = 10.0  # for one try to find out what became of a command
 
 
+def _nothing() -> None:
+    """Nobody has to be told."""
+
+
 class SettlementUnavailable(NotOwner):
     """The command also needs a partition that is moving, or whose owner could not be asked. Nothing was written."""
 
@@ -67,8 +71,11 @@ class Settlement:
         self.released = 0
         self.given_up = 0
 
-    async def run(self, command: ClientCommand, deadline: Deadline) -> Written:
-        """Carry out *command* of a client. Raises its refusal, WriteOutcomeUnknown, or Unavailable: nothing written."""
+    async def run(self, command: ClientCommand, deadline: Deadline, on_over: Callable[[], None] = _nothing) -> Written:
+        """Carry out *command* of a client. Raises its refusal, WriteOutcomeUnknown, or Unavailable: nothing written.
+
+        *on_over* is called when nothing of the command is under way any more, which can be after this has returned.
+        """
         command = replace(command, known=command.known._replace(marks=self._marks))
         attempt = _Attempt()
         try:
@@ -93,7 +100,7 @@ class Settlement:
                     break
             raise NotWritten("the e-mail changed while the command waited", partition=command.partitions[0])
         finally:
-            self._end(attempt)
+            self._end(attempt, on_over)
 
     async def _attempt(self, command: AnyCommand, attempt: "_Attempt", deadline: Deadline) -> Outcome:
         """Have *command* decided. What it says without writing is worth as much as a read: it needs a lease that lasts
@@ -197,17 +204,17 @@ class Settlement:
             except NotOwner:
                 await self._owners.wait(deadline)
 
-    def _end(self, attempt: "_Attempt") -> None:
+    def _end(self, attempt: "_Attempt", on_over: Callable[[], None] = _nothing) -> None:
         """The attempt is over: take its mark off, now or when its outcome is known."""
         mark, attempt.mark = attempt.mark, None
-        if mark is None:
+        if mark is not None and attempt.is_open:
+            self._start(self._find_out(mark, on_over))
             return
-        if attempt.is_open:
-            self._start(self._find_out(mark))
-        else:
+        if mark is not None:
             self._unmark(mark)
             if not attempt.is_committed:
                 self._begin_errand(self._release(Release(mark.email_key, mark.uid, 0), is_vacated=True))
+        on_over()
 
     def _unmark(self, mark: Mark) -> None:
         left = self._marks.pop(mark) - 1
@@ -263,7 +270,7 @@ class Settlement:
 
     # What is done behind an answer.
 
-    async def _find_out(self, mark: Mark) -> None:
+    async def _find_out(self, mark: Mark, on_over: Callable[[], None]) -> None:
         """Take *mark* off when it is known what became of its command: nothing is decided before that (R2)."""
         partition = self._ground.domain.partition_of(mark.uid)
         backoff = Backoff(maximum_s=5.0)
@@ -281,6 +288,7 @@ class Settlement:
                 break
             await asyncio.sleep(backoff.next_s())
         self._unmark(mark)
+        on_over()
         await self._release(Release(mark.email_key, mark.uid, 0), is_vacated=True)
 
     async def _release(self, claim: Release, *, is_vacated: bool = False) -> None:

@@ -70,11 +70,9 @@ class Writes:
             now_ms=self._clock.time_ms(),
             ttl_ms=self._settings.idempotency_ttl_ms,
         )
+        # Until it is known what became of it: a repetition that overtook it would find its own e-mail taken.
         self._creating.add(key)
-        try:
-            return await self.settlement.run(command, deadline)
-        finally:
-            self._creating.discard(key)
+        return await self.settlement.run(command, deadline, lambda: self._creating.discard(key))
 
     async def replace(self, uid: str, document: object, *, if_match: IfMatch, deadline: Deadline) -> Written:
         """Replace the whole content of the profile *uid*. Raises ProfileNotFound, VersionMismatch,

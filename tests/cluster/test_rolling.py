@@ -94,7 +94,7 @@ async def storm(new_nodes: NewNodes, figures: Figures, *, rounds: int) -> None:
         longest_read_gap_s=round(read_gap_s, 2),
         longest_silence_s=round(silent_s, 2),
     )
-    assert changes >= 2 * rounds, f"only {changes} rebalances: nothing was shown"
+    assert changes >= rounds, f"only {changes} rebalances: nothing was shown"
     assert served >= len(operations) / 2, run.load.summary()
     assert silent_s <= 30, silent_s
 

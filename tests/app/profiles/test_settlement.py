@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from app.profiles.idempotency import request_key
 from app.profiles.results import (
     EmailTaken,
+    IdempotencyInProgress,
     ProfileNotFound,
     Rejection,
     ValidationFailed,
@@ -293,6 +295,37 @@ def test_mark_stays_while_the_outcome_is_unknown() -> None:
         assert cluster.state.live()[uid][1] == there.encode()
         with pytest.raises(EmailTaken):
             await new(cluster, there)
+
+    run(body)
+
+
+def test_repetition_of_a_create_in_doubt_is_told_that_it_is_in_progress() -> None:
+    """It must not find its own e-mail taken; once the outcome is known it gets that."""
+
+    async def body(cluster: Cluster) -> None:
+        email = "bob@mail.com"
+        target = cluster.owner_of(email.encode())
+        key, driver = next(
+            (key, driver)
+            for key in map(str, range(100))
+            if (driver := cluster.owner_of(request_key("", key))) is not target
+        )
+        claim = target.operations["claim"]
+
+        async def claim_and_strike(request: bytes, caller: Caller) -> bytes:
+            answer = await claim(request, caller)
+            driver.table.is_next_unknown = True
+            return answer
+
+        target.operations = {**target.operations, "claim": claim_and_strike}
+        with pytest.raises(WriteOutcomeUnknown):
+            await create(cluster, email, key=key, node=driver)
+        with pytest.raises(IdempotencyInProgress):
+            await create(cluster, email, key=key, node=driver)
+        driver.table.land_late()
+        await cluster.rest()
+        assert not (await create(cluster, email, key=key, node=driver)).is_changed
+        assert len(cluster.state.live()) == 1
 
     run(body)
 
