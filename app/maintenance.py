@@ -7,6 +7,7 @@ bounded by the largest partition (and 64-bit digests of all e-mails). Difference
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 from app.profiles.rows import claim_of, email_key_of
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE
@@ -40,11 +41,13 @@ class Difference:
 class Report:
     """What `verify` found. Only the first *limit* differences are kept; `difference_count` counts all.
 
-    `stale_claims`: claims that no profile holds, which the next claimant or the sweep removes: no fault.
+    `held`: how many of the `partitions` have stores on this node, which are those that were compared. `stale_claims`:
+    claims that no profile holds, which the next claimant or the sweep removes: no fault.
     """
 
     limit: int = 20
     partitions: int = 0
+    held: int = 0
     records: int = 0
     rows: int = 0
     profiles: int = 0
@@ -60,8 +63,29 @@ class Report:
             self.differences.append(Difference(partition, store, kind, key))
 
 
+class _Carrier(NamedTuple):
+    """A profile in the log, with the digest of the e-mail that it carries."""
+
+    email: int
+    partition: int
+    uid: str
+
+
+@dataclass(slots=True)
+class _Fold:
+    """What a partition of a topic comes to. `rows`: the digest of each row at the store's position; `later`: keys that
+    change between there and the end, of which the log may have forgotten what they were before. `links`: by key, the
+    digest of the e-mail of each profile, or of the uid of each claim, at the end."""
+
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    later: set[bytes] = field(default_factory=set)
+    links: dict[bytes, int] = field(default_factory=dict)
+
+
 class Verifier:
-    """Compares stores with the fold of the log. One use, one thread."""
+    """Compares the stores that this node has with the fold of the log, and in that the e-mails of all profiles with the
+    claims. One use, one thread. *holds_all*: a node that is alone must have every store; a member of a cluster has
+    some, and the log is written by others meanwhile."""
 
     def __init__(
         self,
@@ -72,6 +96,7 @@ class Verifier:
         format_version: int,
         clock: Clock,
         progress: Progress,
+        holds_all: bool,
     ) -> None:
         self._log = log
         self._stores = stores
@@ -79,88 +104,104 @@ class Verifier:
         self._format_version = format_version
         self._clock = clock
         self._progress = progress
+        self._holds_all = holds_all
         self._report = Report()
         self._now_ms = clock.time_ms()
-        # Digests of (e-mail, uid) as profiles carry them and as claims claim them, and of e-mails alone.
-        self._held: dict[int, tuple[int, str]] = {}
-        self._claimed: set[int] = set()
-        self._emails: set[int] = set()
+        self._ends: dict[TopicPartition, int] = {}
+        self._total = self._done = 0
+        self._carriers: list[_Carrier] = []
+        self._claims: dict[int, int] = {}  # digest of the e-mail to digest of the uid
 
     def run(self, infos: Mapping[str, TopicInfo]) -> Report:
-        """Verify every partition of the topics *infos*. Raises LogUnavailable, StoreLocked or OSError."""
+        """Verify the topics *infos*. Raises LogUnavailable, StoreLocked or OSError."""
         report = self._report
-        partitions = next(iter(infos.values())).partitions if infos else 0
+        report.partitions = next(iter(infos.values())).partitions if infos else 0
         identity = identity_of(self._topology, infos, self._format_version)
         present = set(self._stores.tasks())
-        places = [TopicPartition(topic, p) for p in range(partitions) for topic in self._topology.topics]
-        ends = self._log.end_offsets(places, Deadline.after(_STALL_S, self._clock))
-        total, done = sum(ends.values()), 0
-        self._progress(0, total)
-        for partition in range(partitions):
-            report.partitions += 1
+        places = [TopicPartition(topic, p) for p in range(report.partitions) for topic in self._topology.topics]
+        self._ends = self._log.end_offsets(places, Deadline.after(_STALL_S, self._clock))
+        self._total = sum(self._ends[one] for one in places if one.partition in present or self._is_linked(one.topic))
+        self._progress(0, self._total)
+        for partition in range(report.partitions):
+            store = None
             if partition in present:
-                self._verify_partition(partition, identity, ends, done, total)
-            elif any(ends[TopicPartition(topic, partition)] for topic in self._topology.topics):
+                report.held += 1
+                store = self._open(partition, identity)
+            elif self._holds_all and any(self._ends[one] for one in places if one.partition == partition):
                 report.add(partition, "", "store-missing", "")
-            done += sum(ends[TopicPartition(topic, partition)] for topic in self._topology.topics)
-            self._progress(done, total)
-        self._compare_claims()
+            try:
+                self._verify_partition(partition, store)
+            finally:
+                if store is not None:
+                    store.close()
+        self._compare_claims([one for one in places if self._is_linked(one.topic)])
         return report
 
-    def _verify_partition(
-        self, partition: int, identity: StoreIdentity, ends: Mapping[TopicPartition, int], done: int, total: int
-    ) -> None:
+    def _open(self, partition: int, identity: StoreIdentity) -> TaskStore | None:
         try:
-            store = self._stores.open(partition, (*self._topology.stores, QUARANTINE_STORE), identity)
+            return self._stores.open(partition, (*self._topology.stores, QUARANTINE_STORE), identity)
         except (StoreDamaged, StoreMismatch) as error:
             self._report.add(partition, "", type(error).__name__, str(error))
-            return
-        try:
-            for topic in self._topology.topics:
-                place = TopicPartition(topic, partition)
-                position = store.positions.get(topic, 0)
-                if position > ends[place]:
-                    self._report.add(partition, topic, "beyond-the-log", f"{position} > {ends[place]}")
-                    continue
-                rows, later = self._fold(place, position, ends[place], done, total)
-                self._compare(partition, store, self._topology.table_of(topic), rows, later)
-                done += ends[place]
-        except StoreDamaged as error:
-            self._report.add(partition, "", "StoreDamaged", str(error))
-        finally:
-            store.close()
+            return None
 
-    def _fold(
-        self, place: TopicPartition, position: int, end: int, done: int, total: int
-    ) -> tuple[dict[bytes, bytes], set[bytes]]:
-        """Return the digest of each row after *position*, and the keys that change between there and *end*: the log
-        may have forgotten what they were before."""
+    def _verify_partition(self, partition: int, store: TaskStore | None) -> None:
+        """Fold what is needed of *partition*, and compare it with *store* as far as that can be read."""
+        for topic in self._topology.topics:
+            place = TopicPartition(topic, partition)
+            if store is None and not self._is_linked(topic):
+                continue
+            position = store.positions.get(topic, 0) if store is not None else None
+            fold = self._fold(place, position)
+            self._note(place, fold)
+            if store is None or position is None:
+                continue
+            if position > self._ends[place]:
+                self._report.add(partition, topic, "beyond-the-log", f"{position} > {self._ends[place]}")
+                continue
+            try:
+                self._compare(partition, store, self._topology.table_of(topic), fold)
+            except StoreDamaged as error:
+                self._report.add(partition, "", "StoreDamaged", str(error))
+                store = None
+
+    def _is_linked(self, topic: str) -> bool:
+        """Say whether rows of *topic* belong to rows of other partitions."""
+        return self._topology.table_of(topic).store in (PROFILE_STORE, SEARCH_STORE)
+
+    def _fold(self, place: TopicPartition, position: int | None) -> _Fold:
+        """Fold *place*; the rows are those at *position*, None: those are not asked for."""
         table = self._topology.table_of(place.topic)
-        materialise = table.materialise
-        rows: dict[bytes, bytes] = {}
-        later: set[bytes] = set()
-        for next_offset, records in self._read(place, end):
+        fold = _Fold()
+        for next_offset, records in self._read(place, 0, self._ends[place]):
             for record in records:
                 self._report.records += 1
                 try:
-                    key, row = materialise(record)
+                    key, row = table.materialise(record)
                 except PoisonRecord:
                     self._report.poison += 1
                     continue
+                if row is None:
+                    fold.links.pop(key, None)
+                elif (link := _link_of(table, row)) is not None:
+                    fold.links[key] = link
+                if position is None:
+                    continue
                 if record.offset >= position:
-                    later.add(key)
+                    fold.later.add(key)
                 elif row is None or self._is_expired(table, row):
-                    rows.pop(key, None)
+                    fold.rows.pop(key, None)
                 else:
-                    rows[key] = _digest(row)
-            self._progress(done + min(next_offset, end), total)
-        return rows, later
+                    fold.rows[key] = _digest(row)
+            self._progress(self._done + min(next_offset, self._ends[place]), self._total)
+        self._done += self._ends[place]
+        self._progress(self._done, self._total)
+        return fold
 
-    def _read(self, place: TopicPartition, end: int) -> Iterator[tuple[int, Sequence[Record]]]:
+    def _read(self, place: TopicPartition, start: int, end: int) -> Iterator[tuple[int, Sequence[Record]]]:
         reader: LogReader = self._log.open_reader()
         try:
-            reader.assign({place: 0})
-            position = 0
+            reader.assign({place: start})
+            position = start
             deadline = Deadline.after(_STALL_S, self._clock)
             while position < end:
                 for batch in reader.poll(_POLL_S):
@@ -172,15 +213,13 @@ class Verifier:
         finally:
             reader.close()
 
-    def _compare(
-        self, partition: int, store: TaskStore, table: Table, expected: dict[bytes, bytes], later: set[bytes]
-    ) -> None:
-        name = table.store
+    def _compare(self, partition: int, store: TaskStore, table: Table, fold: _Fold) -> None:
+        name, expected, later = table.store, fold.rows, fold.later
         for key, row in _rows(store, name):
             self._report.rows += 1
+            self._report.profiles += name == PROFILE_STORE
             if self._is_expired(table, row):
                 continue
-            self._note(partition, name, key, row)
             digest = expected.pop(key, None)
             if key in later or digest == _digest(row):
                 continue
@@ -196,23 +235,51 @@ class Verifier:
         """Say whether log and store may each have forgotten *row* already."""
         return table.expires_at_ms is not None and table.expires_at_ms(row) <= self._now_ms
 
-    def _note(self, partition: int, name: str, key: bytes, row: bytes) -> None:
+    def _note(self, place: TopicPartition, fold: _Fold) -> None:
         """Remember who carries and who claims which e-mail, for the comparison of all partitions."""
-        if name == PROFILE_STORE:
-            self._report.profiles += 1
-            email = email_key_of(row)
-            if (digest := _short(email)) in self._emails:
-                self._report.add(partition, name, "email-not-unique", key.decode())
-            self._emails.add(digest)
-            self._held[_short(email + b"\0" + key)] = partition, key.decode()
-        elif name == SEARCH_STORE:
-            self._claimed.add(_short(key + b"\0" + claim_of(row).uid))
+        if self._topology.table_of(place.topic).store == PROFILE_STORE:
+            self._carriers += [_Carrier(email, place.partition, uid.decode()) for uid, email in fold.links.items()]
+        else:
+            self._claims.update((_short(email), uid) for email, uid in fold.links.items())
 
-    def _compare_claims(self) -> None:
-        for digest, (partition, uid) in self._held.items():
-            if digest not in self._claimed:
-                self._report.add(partition, PROFILE_STORE, "email-not-claimed", uid)
-        self._report.stale_claims = len(self._claimed - self._held.keys())
+    def _compare_claims(self, places: Sequence[TopicPartition]) -> None:
+        """Compare profiles and claims, both of *places*. What others have changed since these were read is left out:
+        one partition was read before it, and one after."""
+        found: list[tuple[str, _Carrier, set[int]]] = []
+        uid_by_email: dict[int, int] = {}
+        unmatched = set(self._claims)
+        for carrier in self._carriers:
+            uid = _short(carrier.uid.encode())
+            if carrier.email in uid_by_email:
+                found.append(("email-not-unique", carrier, {uid, uid_by_email[carrier.email]}))
+            uid_by_email[carrier.email] = uid
+            if self._claims.get(carrier.email) == uid:
+                unmatched.discard(carrier.email)
+            else:
+                found.append(("email-not-claimed", carrier, {uid, carrier.email}))
+        self._report.stale_claims = len(unmatched)
+        changed = self._changed(places) if found else set()
+        for kind, carrier, keys in found:
+            if not keys & changed:
+                self._report.add(carrier.partition, PROFILE_STORE, kind, carrier.uid)
+
+    def _changed(self, places: Sequence[TopicPartition]) -> set[int]:
+        """Return the digests of the keys of *places* that have been written since these were read."""
+        ends = self._log.end_offsets(places, Deadline.after(_STALL_S, self._clock))
+        return {
+            _short(record.key)
+            for place in places
+            for _, records in self._read(place, self._ends[place], ends[place])
+            for record in records
+            if record.key is not None
+        }
+
+
+def _link_of(table: Table, row: bytes) -> int | None:
+    """Return the digest of what ties *row* to a row of another store, None where nothing does."""
+    if table.store == PROFILE_STORE:
+        return _short(email_key_of(row))
+    return _short(claim_of(row).uid) if table.store == SEARCH_STORE else None
 
 
 def rebuild(stores: StoreFactory, tasks: Sequence[int] | None) -> list[int]:

@@ -1,7 +1,7 @@
 """`verify` says nothing of sound stores and finds each fault in others; `rebuild` deletes what was asked for."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -10,7 +10,7 @@ from app.profiles.topics import PROFILE_STORE, SEARCH_STORE, TopicNames, topic_s
 from app.profiles.topology import STORE_FORMAT, build
 from streams.clock import Deadline
 from streams.log.base import TopicInfo
-from streams.records import ProducerRecord
+from streams.records import ProducerRecord, TopicPartition
 from streams.runtime.task import QUARANTINE_STORE
 from streams.stores.memory import MemoryStoreFactory
 from streams.testing import FakeClock, MemoryLog
@@ -84,7 +84,7 @@ class World:
         assert row is not None
         return row
 
-    def verify(self, infos: Mapping[str, TopicInfo] | None = None) -> Report:
+    def verify(self, infos: Mapping[str, TopicInfo] | None = None, *, holds_all: bool = True) -> Report:
         verifier = Verifier(
             log=self.log,
             stores=self.stores,
@@ -92,6 +92,7 @@ class World:
             format_version=STORE_FORMAT,
             clock=self._clock,
             progress=lambda done, total: None,
+            holds_all=holds_all,
         )
         return verifier.run(infos or self.infos)
 
@@ -115,6 +116,38 @@ def test_sound_stores_have_no_differences(world: World) -> None:
     report = world.verify()
     assert report.difference_count == 0
     assert (report.profiles, report.rows) == (2, 4)
+
+
+def test_a_member_of_a_cluster_verifies_what_it_holds(world: World) -> None:
+    """A store that another node has is not missed, nor a claim in it; what the log says of both is judged anywhere."""
+    claim, row = profile(3, "c@example.com")
+    world.write([claim._replace(partition=1), row])
+    world.stores.wipe(1)
+    report = world.verify(holds_all=False)
+    assert (report.difference_count, report.held, report.partitions, report.profiles) == (0, 1, 2, 2)
+    assert kinds(world.verify()) == ["store-missing"]
+    world.change(0, PROFILE_STORE, uid(1).encode(), None)
+    world.write(profile(4, "d@example.com", partition=1)[1:], is_applied=False)
+    assert kinds(world.verify(holds_all=False)) == ["row-missing", "email-not-claimed"]
+
+
+def test_what_others_write_meanwhile_is_no_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of the partitions are not those of one moment: a profile may be read without its claim, and an e-mail at
+    two profiles of which one has just given it up."""
+    get_ends = world.log.end_offsets
+
+    def get_ends_of_two_moments(places: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+        monkeypatch.undo()
+        before = get_ends(places, deadline)
+        world.write(profile(1, "e@example.com", version=2), is_applied=False)
+        world.write(profile(3, "a@example.com", partition=1), is_applied=False)
+        after = get_ends(places, deadline)
+        late = TopicPartition(NAMES.profiles, 1)
+        return {**before, late: after[late]}
+
+    world.write(profile(5, "f@example.com")[1:])
+    monkeypatch.setattr(world.log, "end_offsets", get_ends_of_two_moments)
+    assert [found.key for found in world.verify(holds_all=False).differences] == [uid(5)]
 
 
 FAULTS: dict[str, Callable[[World], None]] = {
