@@ -73,10 +73,13 @@ class Run:
         """Return the view when the nodes have settled."""
         return await asyncio.to_thread(self.nodes.wait_until_settled)
 
-    async def choose_owner(self) -> tuple[str, frozenset[int], list[str]]:
-        """Wait until the nodes have settled; return a member that owns partitions, those, and the other members."""
+    async def choose_owner(self, *, is_greatest: bool = False) -> tuple[str, frozenset[int], list[str]]:
+        """Wait until the nodes have settled; return a member that owns partitions (or the one that owns most), those,
+        and the other members."""
         view = await self.settled()
         owner = self.random.choice([name for name in self.nodes.members if view.owned_by(name)])
+        if is_greatest:
+            owner = max(self.nodes.members, key=lambda name: len(view.owned_by(name)))
         return owner, view.owned_by(owner), [name for name in self.nodes.members if name != owner]
 
     async def pause(self, longest_s: float) -> None:

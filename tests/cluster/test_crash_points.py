@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 async def die_at(run: Run, name: str) -> None:
     """Let an owner die at the point *name*, and return when it is back."""
     nodes = run.nodes
-    victim, _, _ = await run.choose_owner()
+    victim, _, _ = await run.choose_owner(is_greatest=name in WHEN_ANOTHER_JOINS)  # who will have to give up something
     service = nodes[victim]
     if name in WHEN_STARTING:
         await asyncio.to_thread(nodes.terminate, victim)
