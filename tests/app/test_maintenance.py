@@ -1,7 +1,8 @@
 """`verify` says nothing of sound stores and finds each fault in others; `rebuild` deletes what was asked for."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import count
 
 import pytest
 
@@ -9,8 +10,8 @@ from app.maintenance import Report, Verifier, identity_of, rebuild, topic_faults
 from app.profiles.topics import PROFILE_STORE, SEARCH_STORE, TopicNames, topic_specs
 from app.profiles.topology import STORE_FORMAT, build
 from streams.clock import Deadline
-from streams.log.base import TopicInfo
-from streams.records import ProducerRecord, TopicPartition
+from streams.log.base import LogReader, TopicInfo
+from streams.records import ProducerRecord
 from streams.runtime.task import QUARANTINE_STORE
 from streams.stores.memory import MemoryStoreFactory
 from streams.testing import FakeClock, MemoryLog
@@ -132,21 +133,18 @@ def test_a_member_of_a_cluster_verifies_what_it_holds(world: World) -> None:
 
 
 def test_what_others_write_meanwhile_is_no_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ends of the partitions are not those of one moment: a profile may be read without its claim, and an e-mail at
-    two profiles of which one has just given it up."""
-    get_ends = world.log.end_offsets
+    """The partitions are not read at one moment: an e-mail may be met at two profiles of which one has just given it
+    up, and its claim with the other."""
+    open_reader, opened = world.log.open_reader, count(1)
 
-    def get_ends_of_two_moments(places: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
-        monkeypatch.undo()
-        before = get_ends(places, deadline)
-        world.write(profile(1, "e@example.com", version=2), is_applied=False)
-        world.write(profile(3, "a@example.com", partition=1), is_applied=False)
-        after = get_ends(places, deadline)
-        late = TopicPartition(NAMES.profiles, 1)
-        return {**before, late: after[late]}
+    def write_between_two_partitions() -> LogReader:
+        if next(opened) == len(world.topology.topics) + 1:
+            world.write(profile(1, "e@example.com", version=2), is_applied=False)
+            world.write(profile(3, "a@example.com", partition=1), is_applied=False)
+        return open_reader()
 
     world.write(profile(5, "f@example.com")[1:])
-    monkeypatch.setattr(world.log, "end_offsets", get_ends_of_two_moments)
+    monkeypatch.setattr(world.log, "open_reader", write_between_two_partitions)
     assert [found.key for found in world.verify(holds_all=False).differences] == [uid(5)]
 
 
