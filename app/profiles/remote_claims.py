@@ -1,8 +1,8 @@
 """Claims of e-mails between nodes: what one asks another by an operation of the peers, and how it is encoded.
 
 Nothing is decided here. Each operation is JSON of a list one way and of a plain value the other. Invariants: an
-operation is asked of the owner that the newest view names, again only when the node before has certainly not acted; an
-answer is taken from whoever could prove that he is the owner, since settling proves it.
+operation is asked of the owner that the newest view names, and once more when the first answer is lost; an answer is
+taken from whoever could prove that he is the owner, since settling proves it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +16,7 @@ from app.profiles.uids import UID_LENGTH
 from streams.clock import Backoff, Clock, Deadline
 from streams.cluster import ClusterView, NodeInfo
 from streams.errors import NotOwner, Unavailable
-from streams.queries.peers import Caller, Peers, PeerUnreachable
+from streams.queries.peers import Caller, PeerLost, Peers, PeerUnreachable
 
 T = TypeVar("T")
 
@@ -86,12 +86,19 @@ class RemoteClaims:
         for. Raises PeerLost when he may have acted, or Unavailable at *deadline*."""
         body = dumps(request)
         backoff = Backoff(initial_s=0.02, maximum_s=0.2)
+        was_lost = False
         while True:
             view = self._node.view
             owner = view.owner_of(partition)
             if owner is not None and owner.node_id != self._node.info.node_id:
-                with suppress(PeerUnreachable):
+                try:
                     return _decoded(loads, await self._peers.call(owner.node_id, operation, body, deadline))
+                except PeerLost:
+                    if was_lost or deadline.has_passed(self._clock):
+                        raise
+                    was_lost = True  # asked twice is as good as a message that came twice: the model has those
+                except PeerUnreachable:
+                    pass
             with suppress(Unavailable):
                 until = min(deadline.at, self._clock.monotonic() + backoff.next_s())
                 await self._node.wait_view(view.epoch, Deadline(until))
