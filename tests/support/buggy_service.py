@@ -31,7 +31,7 @@ from streams.log.local.writer import LocalWriter
 from streams.records import ProducerRecord, RecordBatch, TopicPartition
 from streams.runtime.asyncio_table import AsyncTable
 from streams.runtime.commands import Command, Decided, Outcome, Refused, Unknown, View
-from streams.runtime.group import Group, GroupView
+from streams.runtime.group import Flights, Group, GroupView
 from streams.runtime.section import WriteSection
 from streams.runtime.task import StreamTask
 from streams.stores.rocksdb import RocksBatch, RocksTaskStore
@@ -41,7 +41,7 @@ _SLOW_APPEND_S = 0.8  # longer than a request of the test may take, with its gra
 
 
 def acknowledge_before_apply() -> None:
-    """The answer goes out as soon as the log has the records, and the stores follow."""
+    """The answer goes out as soon as the log has the records, and the stores follow; nobody is told that they do."""
     settle = WriteSection._settle
 
     def settle_and_answer(self: WriteSection, group: Group, append: "Future[Mapping[TopicPartition, int]]") -> None:
@@ -52,6 +52,7 @@ def acknowledge_before_apply() -> None:
             self._table.flush()
 
     WriteSection._settle = settle_and_answer  # type: ignore[method-assign]
+    Flights.note = lambda self, overlays, group, *, is_all_applied: None  # type: ignore[method-assign]
 
 
 def no_fence() -> None:
