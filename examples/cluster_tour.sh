@@ -78,6 +78,11 @@ until owners "$entry" | grep -q ' node-4$'; do
     [ $tries -lt 120 ] || { echo "node-4 got no partition:" >&2; tail -20 "$data/node-4.log" >&2; exit 1; }
     sleep 0.5
 done
+until ! ask "$node4/metadata" | grep -q -e '"owner":null' -e '"suspected":true'; do
+    tries=$((tries + 1))
+    [ $tries -lt 120 ] || { echo "the partitions do not come to rest" >&2; exit 1; }
+    sleep 0.5
+done
 # It follows its share first, and gets it when it has caught up.
 echo "  it owns partitions now, and so do:$(owners "$entry" | sed 's/.* //' | sort -u | grep -v node-4 | sed 's/.*/ other/' | tr -d '\n')"
 

@@ -9,32 +9,6 @@ from streams.cluster import ClusterView, NodeInfo
 from streams.queries.metadata import PositionsOf
 
 
-class ClusterNode(Protocol):
-    """This node among the others. Event loop."""
-
-    @property
-    def info(self) -> NodeInfo: ...
-
-    @property
-    def partitions(self) -> int: ...
-
-    @property
-    def view(self) -> ClusterView: ...
-
-    @property
-    def view_age_s(self) -> float: ...
-
-    def offer_view(self, view: ClusterView) -> None: ...
-
-    async def wait_view(self, after_epoch: int, deadline: Deadline) -> ClusterView: ...
-
-    def owns(self, partition: int) -> bool: ...
-
-    def follows(self, partition: int) -> bool:
-        """Say whether this node has a copy of *partition*, owned or not."""
-        ...
-
-
 class MapNode(Protocol):
     """This node, as far as the map of the cluster needs it."""
 
@@ -49,6 +23,20 @@ class MapNode(Protocol):
 
     @property
     def view_age_s(self) -> float: ...
+
+
+class ClusterNode(MapNode, Protocol):
+    """This node among the others. Event loop."""
+
+    def offer_view(self, view: ClusterView) -> None: ...
+
+    async def wait_view(self, after_epoch: int, deadline: Deadline) -> ClusterView: ...
+
+    def owns(self, partition: int) -> bool: ...
+
+    def follows(self, partition: int) -> bool:
+        """Say whether this node has a copy of *partition*, owned or not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

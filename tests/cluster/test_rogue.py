@@ -22,7 +22,7 @@ from streams.clock import Deadline, SystemClock
 from streams.cluster import LoneMember, NodeInfo
 from streams.log.kafka import KafkaLog, KafkaSettings
 from streams.log.kafka.assignor import decode_joining
-from streams.log.kafka.topics import _describe
+from streams.log.kafka.topics import describe_group
 from tests.cluster.conftest import NewNodes
 from tests.cluster.run import Run
 from tests.support.cluster import Nodes, wait_for
@@ -99,7 +99,7 @@ def settings_of_members(nodes: Nodes) -> dict[str, str]:
     """What all members say that their settings are; anybody who may describe the group can read it."""
     group = nodes.environment["PROFILES_APPLICATION_ID"]
     with KafkaAdminClient(bootstrap_servers=nodes.environment["PROFILES_BOOTSTRAP_SERVERS"]) as admin:
-        member = admin._manager.run(_describe, admin, group).members[0]
+        member = admin._manager.run(describe_group, admin, group).members[0]
     said = ConsumerProtocolSubscription.decode(member.member_metadata).user_data
     return dict(decode_joining(member.member_id, said).settings)
 

@@ -5,7 +5,6 @@ Rule: no vacuous pass. A run with too little traffic is void, which is a failure
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tests.support.checker import State, check, check_final
@@ -16,8 +15,6 @@ from tests.support.load import Load
 from tests.support.service import Service
 
 _PAGE = 500
-#: Where a run leaves word that a promise was broken, for whoever would try again what only took too long.
-_BROKEN = Path(".cache/promise-broken")
 
 _T = TypeVar("_T")
 
@@ -39,9 +36,6 @@ class Verdict(NamedTuple):
     def assert_clean(self, context: str) -> None:
         """Raise AssertionError with the first violations; *context* must name the seed."""
         lines = "\n".join(f"  {rule}: {detail}" for rule, detail in self.violations[:20])
-        if self.violations:
-            _BROKEN.parent.mkdir(exist_ok=True)
-            _BROKEN.write_text(context)
         assert not self.violations, f"{len(self.violations)} violations; {context}\n{lines}"
 
 

@@ -107,7 +107,9 @@ class Topics:
     def assignments(self, group: str, deadline: Deadline) -> list[bytes] | None:
         """Return the encoded assignment of each member of *group*; None while the group is not stable, empty when it
         has no members. Raises LogUnavailable."""
-        found = self._ask(lambda admin: admin._manager.run(_describe, admin, group), deadline, "describe the group")
+        found = self._ask(
+            lambda admin: admin._manager.run(describe_group, admin, group), deadline, "describe the group"
+        )
         if found.group_state not in ("Stable", "Empty", "Dead"):
             return None
         return [member.member_assignment for member in found.members]
@@ -192,7 +194,7 @@ def _create(requests: Mapping[str, Any], admin: KafkaAdminClient) -> Any:
     return admin.create_topics(dict(requests))
 
 
-async def _describe(admin: Any, group: str) -> Any:
+async def describe_group(admin: Any, group: str) -> Any:
     """Ask for the description of *group*. `KafkaAdminClient.describe_groups` turns bytes into text that cannot be
     turned back."""
     coordinators = await admin._find_coordinator_ids([group])
