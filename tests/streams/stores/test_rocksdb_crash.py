@@ -25,15 +25,23 @@ SEED = int(os.environ.get("TEST_SEED", random.SystemRandom().randrange(1 << 32))
 def copy_open_store(source: Path, target: Path) -> None:
     """Copy a directory as a crash would leave it: again until no file came or went meanwhile."""
     while True:
-        before = sorted((path.name, path.stat().st_size) for path in source.iterdir())
+        before = _listing(source)
         try:
             shutil.copytree(source, target)
         except shutil.Error:
             pass
         else:
-            if before == sorted((path.name, path.stat().st_size) for path in source.iterdir()):
+            if before is not None and before == _listing(source):
                 return
         shutil.rmtree(target)
+
+
+def _listing(directory: Path) -> list[tuple[str, int]] | None:
+    """Return name and size of each file; None when one went away while they were looked at."""
+    try:
+        return sorted((path.name, path.stat().st_size) for path in directory.iterdir())
+    except FileNotFoundError:
+        return None
 
 
 class StoreMachine(RuleBasedStateMachine):
