@@ -28,7 +28,7 @@ from app.profiles.ports import ProfileSettings
 from app.profiles.remote_claims import ALONE, RemoteClaims, claim_operations
 from app.profiles.service import ProfileService
 from app.profiles.sweep import Sweep
-from app.profiles.topics import TopicNames, topic_specs
+from app.profiles.topics import COUNTED_STORES, TopicNames, topic_specs
 from app.profiles.topology import STORE_FORMAT, build
 from app.secrets import host_key, node_key
 from streams.clock import Clock, Deadline, SystemClock
@@ -42,6 +42,8 @@ from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicSpec
 from streams.log.kafka import KafkaLog, KafkaSettings
 from streams.log.local import LocalLog
+from streams.queries.counts import Counts
+from streams.queries.fanout import FanOut
 from streams.runtime.asyncio_table import AsyncTable
 from streams.runtime.node import StreamsNode
 from streams.stores.base import StoreFactory
@@ -159,7 +161,11 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
         owners=ALONE if peers is None else RemoteClaims(node=node, peers=peers, clock=clock),
     )
     metrics.watch_sweep(service.writes.sweep)
-    attendance, cluster = (None, None) if peers is None else _join(config, node, peers, service, metrics, clock)
+    fan_out = None if peers is None else FanOut(node=node, peers=peers, clock=clock)
+    counts = Counts(node=node, stores=COUNTED_STORES, peers=peers, fan_out=fan_out)
+    attendance, cluster = None, None
+    if peers is not None and fan_out is not None:
+        attendance, cluster = _join(config, node, peers, service, metrics, counts, fan_out, clock)
     assembly = Assembly(
         node=node,
         api=create_api(
@@ -173,6 +179,7 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             if attendance is None or peers is None
             else Members(node, attendance.positions_of, peers.is_suspected),
             cluster=cluster,
+            counts=counts,
         ),
         metrics=metrics,
         clock=clock,
@@ -189,11 +196,22 @@ def _open_peers(config: AppConfig, node: StreamsNode, clock: Clock) -> HttpPeers
 
 
 def _join(
-    config: AppConfig, node: StreamsNode, peers: HttpPeers, service: ProfileService, metrics: Metrics, clock: Clock
+    config: AppConfig,
+    node: StreamsNode,
+    peers: HttpPeers,
+    service: ProfileService,
+    metrics: Metrics,
+    counts: Counts,
+    fan_out: FanOut,
+    clock: Clock,
 ) -> tuple[Attendance, Cluster]:
     """Put together what this node needs to be one of several."""
     attendance = Attendance(node=node, peers=peers, own_positions=node.positions, clock=clock)
-    operations = {**read_operations(service.reads), **claim_operations(service.writes.settlement)}
+    operations = {
+        **read_operations(service.reads),
+        **claim_operations(service.writes.settlement),
+        **counts.operations(),
+    }
     gate = PeerGate(
         node=node.info,
         keys=_keys(config),
@@ -203,7 +221,7 @@ def _join(
         operations={name: Operation(run) for name, run in operations.items()},
     )
     metrics.watch_peers(node.node_id, peers, gate)
-    cluster = join(node=node, peers=peers, gate=gate, reads=service.reads, clock=clock)
+    cluster = join(node=node, peers=peers, gate=gate, reads=service.reads, fan_out=fan_out, clock=clock)
     return attendance, cluster
 
 

@@ -11,6 +11,7 @@ from app.cluster.router import Router
 from app.profiles.reads import Reads
 from streams.clock import Clock
 from streams.cluster import OBSERVER
+from streams.queries.fanout import FanOut
 from streams.queries.peers import Caller, Headers, PeerReply, Peers
 
 
@@ -54,7 +55,7 @@ class Cluster:
     batches: Batches
 
 
-def join(*, node: ClusterNode, peers: Peers, gate: Gate, reads: Reads, clock: Clock) -> Cluster:
+def join(*, node: ClusterNode, peers: Peers, gate: Gate, reads: Reads, fan_out: FanOut, clock: Clock) -> Cluster:
     """Return the rooms between this node and the others. Event loop only, as are they all."""
 
     def owner_of(partition: int) -> str | None:
@@ -63,12 +64,11 @@ def join(*, node: ClusterNode, peers: Peers, gate: Gate, reads: Reads, clock: Cl
             return None
         return owner.node_id
 
-    router = Router(node=node, peers=peers, clock=clock)
     return Cluster(
         node,
         peers,
         gate,
-        router,
-        ClusterListing(reads=reads, node=node, peers=peers, router=router, clock=clock),
+        Router(node=node, peers=peers, clock=clock),
+        ClusterListing(reads=reads, node=node, peers=peers, fan_out=fan_out),
         Batches(peers, partitions=lambda: node.partitions, owner_of=owner_of),
     )

@@ -17,8 +17,9 @@ from app.profiles.requests import STRICT, Origin, ReadOptions
 from app.profiles.results import ClaimElsewhere, WriteOutcomeUnknown
 from app.profiles.uids import text_of
 from streams.clock import Clock, Deadline
-from streams.cluster import OBSERVER, ClusterView
+from streams.cluster import ClusterView
 from streams.errors import Draining, NotOwner, Restoring, Unavailable
+from streams.queries.fanout import local_of
 from streams.queries.peers import OWNER, REPLICA, PeerLost, PeerReply, PeerRequest, Peers, PeerUnreachable
 from streams.queries.routing import Forward, Here, Local, Need, Refuse, Step, decide, decide_for_peer
 
@@ -147,8 +148,7 @@ class Router:
 
     def local(self, partition: int) -> Local:
         """Return what this node is to *partition*."""
-        node, info = self._node, self._node.info
-        return Local(info.node_id, node.owns(partition), node.follows(partition), info.role == OBSERVER)
+        return local_of(self._node, partition)
 
     def _asked(self, step: Here, errand: Errand, options: ReadOptions) -> Asked:
         if not step.is_replica:

@@ -21,9 +21,11 @@ from app.http.ops import Livez, MetricsPage, Quarantine, Readyz
 from app.http.ports import Listing, Metrics, NodeView, Service
 from app.http.profiles import PROFILES_PATH, Profile, Profiles
 from app.http.search import SEARCH_PATH, Search
+from app.http.stores import ApproximateNumEntries
 from app.profiles.uids import RandomBytes
 from streams.clock import Clock
 from streams.cluster import NOWHERE, ClusterView
+from streams.queries.counts import Counts
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT", "QUERY")
 _COUNTED = frozenset((*_METHODS, "OPTIONS"))
@@ -39,6 +41,7 @@ def create_api(
     random: RandomBytes,
     members: Members,
     cluster: Cluster | None,
+    counts: Counts,
 ) -> Entry:
     """Return the ASGI application. It owns no thread and no file; it lives as long as the event loop that calls it.
 
@@ -63,6 +66,7 @@ def create_api(
         "/metadata": Metadata(members),
         "/metadata/stores/{store}": StoreMetadata(members),
         "/metadata/stores/{store}/key/{key}": KeyMetadata(members, service.email_key),
+        "/stores/{store}/approximate-num-entries": ApproximateNumEntries(counts),
         "/livez": Livez(node),
         "/readyz": Readyz(node),
         "/metrics": MetricsPage(metrics),

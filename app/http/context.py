@@ -71,6 +71,14 @@ def read_options(req: Request) -> ReadOptions:
     )
 
 
+def is_partial_allowed(req: Request) -> bool:
+    """Say whether the client takes what there is when a part cannot be read now. Raises Problem (400)."""
+    text = parameter(req, "partial")
+    if text not in (None, "true", "false"):
+        raise Problem("invalid-parameter", "partial is `true` or `false`", parameter="partial")
+    return text == "true"
+
+
 def parameter(req: Request, name: str) -> str | None:
     """Return a query parameter, or None when it is absent. Unknown parameters are ignored, so that new ones can be
     added; a known one that is sent twice is refused, since two readers may take either. Raises Problem (400)."""

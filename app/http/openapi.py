@@ -234,6 +234,16 @@ def _operations() -> Document:
             parameters=("store", "key"),
             failures={"404": "No such store.", "422": "The key is no e-mail."},
         ),
+        "/stores/{store}/approximate-num-entries": _get(
+            "approximateNumEntries",
+            "About how many rows a store has",
+            parameters=("store", "scope", "partial"),
+            failures={
+                "400": "scope or partial is not valid.",
+                "404": "No such store.",
+                "503": "Not all can be counted.",
+            },
+        ),
         "/livez": _get("livez", "Whether the process runs", failures={"503": "The process has failed."}),
         "/readyz": _get(
             "readyz",

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from falcon.asgi import Request, Response
 
-from app.http.context import deadline, header, parameter, read_options
+from app.http.context import deadline, header, is_partial_allowed, parameter, read_options
 from app.http.errors import explain, served_by_value
 from app.http.forward import Dispatch
 from app.http.headers import (
@@ -63,7 +63,7 @@ class Profiles:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         limit = _limit(parameter(req, "limit"))
-        is_partial = _is_partial(parameter(req, "partial"))
+        is_partial = is_partial_allowed(req)
         page = await self._listing.page(
             limit=limit,
             cursor=parameter(req, "cursor") or None,
@@ -202,12 +202,6 @@ def _refuse_if_none_match(req: Request) -> None:
 def _pass_trace_on(req: Request) -> None:
     # Also when there is none: a context may be used by more than one request.
     TRACEPARENT.set(usable_traceparent(header(req, b"traceparent")))
-
-
-def _is_partial(text: str | None) -> bool:
-    if text not in (None, "true", "false"):
-        raise Problem("invalid-parameter", "partial is `true` or `false`", parameter="partial")
-    return text == "true"
 
 
 def _limit(text: str | None) -> int:

@@ -5,7 +5,7 @@
 partition count, and the partition of each record is that of its task.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from streams.log.base import COMPACT, COMPACT_DELETE, TopicSpec
@@ -13,6 +13,14 @@ from streams.log.base import COMPACT, COMPACT_DELETE, TopicSpec
 PROFILE_STORE = "profile.store"
 SEARCH_STORE = "search.store"
 REQUEST_STORE = "request.store"
+
+#: Where in the space of keys one lies, from 0 to 1, of the stores whose keys are spread evenly: uids begin with 48
+#: random bits (and a hyphen), the keys of requests are hashes. E-mails are not.
+COUNTED_STORES: Mapping[str, Callable[[bytes], float] | None] = {
+    PROFILE_STORE: lambda uid: int(uid[:8] + uid[9:13], 16) / (1 << 48),
+    SEARCH_STORE: None,
+    REQUEST_STORE: lambda key: int.from_bytes(key[:6]) / (1 << 48),
+}
 
 _MINUTE_MS = 60_000
 _HOUR_MS = 60 * _MINUTE_MS

@@ -63,6 +63,10 @@ class TaskReader:
         """Return rows in key order; it blocks, and raises StoreDamaged rather than give a part as the whole."""
         return self._task.store.scan(self._store, start=start, stop=stop, limit=limit)
 
+    def approximate_count(self) -> int:
+        """Return about how many rows there are; see the store's adapter for what that is worth."""
+        return self._task.store.approximate_count(self._store)
+
     def check_settled(self, key: bytes) -> None:
         """Raise LeaseExpired while a write of *key* may be in the log and is not applied here: a copy on another node
         may have shown it, and a lease does not say that this one has seen it. To be called before the read; a barrier

@@ -20,9 +20,12 @@ from app.http.entry import Entry
 from app.profiles.email import EmailPolicy
 from app.profiles.ports import ProfileSettings
 from app.profiles.service import ProfileService
+from app.profiles.topics import COUNTED_STORES
 from streams.clock import Deadline, SystemClock
-from streams.cluster import MEMBER, ClusterView, NodeInfo, Placement
+from streams.cluster import MEMBER, OBSERVER, ClusterView, NodeInfo, Placement
 from streams.errors import NotOwner, Restoring, Unavailable
+from streams.queries.counts import Counts
+from streams.queries.fanout import FanOut
 from streams.queries.peers import Caller, Headers, PeerLost, PeerReply, PeerRequest, Peers, PeerUnreachable
 from streams.records import TopicPartition
 from streams.runtime.commands import Command, Outcome, Refused
@@ -41,6 +44,7 @@ class Node(profiles.FakeNode):
     def __init__(self, name: str, state: State, role: str = MEMBER) -> None:
         super().__init__(state)
         self.node_id = name
+        self.is_observer = role == OBSERVER
         self.info = NodeInfo(name, "1", f"http://127.0.0.1:{8000 + ord(name[0])}", role=role)
         self.owned: set[int] = set()
         self.followed: set[int] = set()
@@ -172,17 +176,20 @@ class Member(edge.Edge):
             random=Random(name).randbytes,
             settings=ProfileSettings(token_secret=SECRET, email_policy=EmailPolicy.PUBLIC),
         )
-        self.operations = read_operations(self.profiles.reads)
         self.open(self, self)
 
     def open(self, peers: Peers, gate: Gate) -> None:
         """Make the API, with these ways out and in."""
         clock = SystemClock()
+        fan_out = FanOut(node=self.cluster_node, peers=peers, clock=clock)
+        counts = Counts(node=self.cluster_node, stores=COUNTED_STORES, peers=peers, fan_out=fan_out)
+        self.operations = {**read_operations(self.profiles.reads), **counts.operations()}
         cluster = join(
             node=self.cluster_node,
             peers=peers,
             gate=gate,
             reads=self.profiles.reads,
+            fan_out=fan_out,
             clock=clock,
         )
         self.api = create_api(
@@ -194,6 +201,7 @@ class Member(edge.Edge):
             random=Random(f"edge of {self.node_id}").randbytes,
             members=Members(self.cluster_node, lambda one: {0: 7} if one == "a" else None, peers.is_suspected),
             cluster=cluster,
+            counts=counts,
         )
 
     @property

@@ -28,9 +28,13 @@ from app.profiles.results import (
     Written,
 )
 from app.profiles.schema import Validator, email_error
+from app.profiles.topics import COUNTED_STORES
 from streams.clock import Deadline, SystemClock
 from streams.cluster import ClusterView, NodeInfo, Placement
+from streams.queries.counts import Counts
 from streams.records import TopicPartition
+from tests.app.profiles.fakes import FakeNode as StoreNode
+from tests.app.profiles.fakes import State
 
 SERVED_BY = ServedBy(node="node-1", role="owner", position=7, staleness_ms=0, hops=0)
 SERVED_BY_VALUE = "node-1; role=owner; position=7; staleness-ms=0; hops=0"
@@ -285,6 +289,7 @@ class Edge:
             random=os.urandom,
             members=only(self.node, lambda: {0: 5, 1: 6}),
             cluster=None,
+            counts=Counts(node=StoreNode(State(self.node.partitions)), stores=COUNTED_STORES),
         )
 
     @property

@@ -187,3 +187,48 @@ def test_the_map_finds_the_place_of_a_key(nodes: Nodes) -> None:
         assert key not in json.dumps(document)
     assert nodes["a"].request("GET", "/metadata/stores/nothing").status == 404
     assert nodes["a"].request("GET", "/metadata/stores/nothing/key/x").status == 404
+
+
+def count(member: Member, query: str = "") -> Answer:
+    return member.request("GET", f"/stores/{PROFILE_STORE}/approximate-num-entries{query}")
+
+
+def test_a_count_asks_every_node_once(nodes: Nodes) -> None:
+    """Every partition is in it once, counted by its owner, with one call for each other node; a member's own count is
+    of what it owns, so that the members' make the whole."""
+    uids = fill(nodes, 20)
+    answer = count(nodes["a"])
+    assert (answer.status, answer.json["approximate_num_entries"], answer.json["is_exact"]) == (200, 20, True)
+    assert [(one["partition"], one["node_id"]) for one in answer.json["partitions"]] == list(enumerate("abcabc"))
+    assert sorted((to, operation) for to, operation, _ in nodes["a"].called) == [("b", "count"), ("c", "count")]
+    locals_ = [count(member, "?scope=local").json["approximate_num_entries"] for member in nodes]
+    assert locals_ == [len(owned_by(name, uids)) for name in "abc"]
+
+
+def test_a_count_goes_on_over_followers_and_names_what_is_missing(nodes: Nodes) -> None:
+    """Whom nobody can ask is 503, or named; a follower counts for an owner that is away, and says what it is."""
+    fill(nodes, 20)
+    nodes["a"].unreachable = {"b"}
+    answer = count(nodes["a"])
+    assert [(one["node_id"], one["role"]) for one in answer.json["partitions"]][1] == ("c", "standby")
+    nodes["a"].unreachable = {"b", "c"}
+    refused = count(nodes["a"])
+    assert (refused.status, refused.slug, refused.json["partition"]) == (503, "owner-unreachable", 1)
+    answer = count(nodes["a"], "?partial=true")
+    assert (answer.status, answer.json["missing"], answer.json["is_exact"]) == (200, [1, 4], False)
+
+
+def test_an_observer_counts_alone(nodes: Nodes) -> None:
+    """It follows everything, and asks nobody."""
+    fill(nodes, 12)
+    observer = nodes.observer()
+    for query in ("", "?scope=local"):
+        assert count(observer, query).json["approximate_num_entries"] == 12
+    assert observer.called == []
+
+
+def test_a_count_is_of_a_store_and_a_scope_that_exist(nodes: Nodes) -> None:
+    """404, 400."""
+    assert nodes["a"].request("GET", "/stores/nothing/approximate-num-entries").status == 404
+    assert count(nodes["a"], "?scope=all").slug == "invalid-parameter"
+    assert count(nodes["a"], "?partial=1").slug == "invalid-parameter"

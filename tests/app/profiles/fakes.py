@@ -152,6 +152,9 @@ class FakeReader:
     def scan(self, *, start: bytes, stop: bytes | None, limit: int | None) -> list[tuple[bytes, bytes]]:
         return [(key, self._rows[key]) for key in sorted(self._rows) if key >= start][:limit]
 
+    def approximate_count(self) -> int:
+        return len(self._rows)
+
     def check_settled(self, key: bytes) -> None:
         if key in self._node.unsettled:
             raise LeaseExpired("under way", partition=self._partition)
@@ -178,6 +181,7 @@ class FakeNode:
         self.node_id = "node-1"
         self.state = state
         self.partitions = state.partitions
+        self.is_observer = False
         self.topic_ids = TOPIC_IDS
         self.sequence = 0
         self.lapsed_ms = 0

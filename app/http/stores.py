@@ -1,0 +1,59 @@
+"""`/stores`: questions to the state stores themselves. It decides nothing, and shows no row: those have routes of their
+own, with their checks.
+"""
+
+import orjson
+from falcon.asgi import Request, Response
+
+from app.http.context import deadline, is_partial_allowed, parameter
+from app.http.problems import Problem
+from app.http.profiles import MEDIA_JSON
+from streams.queries.counts import Counts, StoreCount
+
+LOCAL = "local"
+CLUSTER = "cluster"
+
+
+class ApproximateNumEntries:
+    """How many rows a store has: on this node, or on all together."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    async def on_get(self, req: Request, resp: Response, store: str) -> None:
+        if store not in self._counts.stores:
+            raise Problem(404, "there is no such store")
+        scope = parameter(req, "scope") or CLUSTER
+        if scope not in (LOCAL, CLUSTER):
+            raise Problem("invalid-parameter", f"scope is `{LOCAL}` or `{CLUSTER}`", parameter="scope")
+        may_miss = is_partial_allowed(req)
+        if scope == LOCAL:
+            counted = await self._counts.local(store)
+        else:
+            counted = await self._counts.cluster(store, deadline(req), is_partial=may_miss)
+        resp.content_type = MEDIA_JSON
+        resp.set_header("Cache-Control", "no-store")
+        resp.data = orjson.dumps(_document(store, scope, counted))
+
+    on_head = on_get
+
+
+def _document(store: str, scope: str, counted: StoreCount) -> dict[str, object]:
+    return {
+        "store": store,
+        "scope": scope,
+        "approximate_num_entries": counted.rows,
+        "is_exact": counted.is_exact,
+        "partitions": [
+            {
+                "partition": count.partition,
+                "entries": count.rows,
+                "is_exact": count.is_exact,
+                "node_id": count.node_id,
+                "role": count.role,
+                "staleness_ms": count.staleness_ms,
+            }
+            for count in counted.counts
+        ],
+        "missing": counted.missing,
+    }
