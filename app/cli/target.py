@@ -1,6 +1,6 @@
 """What a kind of sink tells `python -m app replicate`: its name, its arguments, and how it is opened.
 
-Each kind has a module of its own here (`replicate_elasticsearch`, `replicate_kafka`) with a `TARGET`, which is listed in
+Each kind has a module of its own here (`replicate_elasticsearch`, `replicate_kafka`) with a `TARGET`, listed in
 `app.cli.replicate.TARGETS`; everything else of the command (source, sharing, progress, signals, exit codes) is common.
 """
 
