@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from app.profiles import model
 from app.profiles.claims import NOTHING_KNOWN, Claims, Domain, Known, Moved, Release, Unclaimed
+from app.profiles.deletions import deletion_record
 from app.profiles.events import CREATED, DELETED, UPDATED, Event
 from app.profiles.model import Change, NewProfile, Profile
 from app.profiles.requests import ANY, IfMatch
@@ -70,11 +71,11 @@ class Create:
 
 def creation_records(domain: Domain, event: Event, profile: Profile) -> tuple[ProducerRecord, ProducerRecord]:
     """Return claim and profile, in the order in which they must be in the log."""
-    uid, key = profile.uid.encode(), profile.address.key
+    uid, key, version = profile.uid.encode(), profile.address.key, profile.version
     return (
-        domain.records.claim(event, partition=domain.partition_of(key), email_key=key, uid=uid, version=1),
+        domain.records.claim(event, partition=domain.partition_of(key), email_key=key, uid=uid, version=version),
         domain.records.profile(
-            event, CREATED, partition=domain.partition_of(uid), uid=uid, version=1, body=profile.body
+            event, CREATED, partition=domain.partition_of(uid), uid=uid, version=version, body=profile.body
         ),
     )
 
@@ -182,7 +183,8 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """The end of one profile: a tombstone that carries the next version, and the release of its e-mail."""
+    """The end of one profile: a tombstone that carries the next version, the memory of it, which begins at `now_ms`,
+    and the release of its e-mail."""
 
     domain: Domain
     event: Event
@@ -190,6 +192,7 @@ class Delete:
     uid: str
     if_match: IfMatch
     is_if_match_required: bool
+    now_ms: int
     known: Known = NOTHING_KNOWN
 
     @property
@@ -214,9 +217,10 @@ class Delete:
         tombstone = self.domain.records.profile(
             self.event, DELETED, partition=partition, uid=uid, version=version + 1, body=None
         )
+        memory = deletion_record(self.domain, self.event, uid, version + 1, self.now_ms)
         if isinstance(release, Release):
-            return Decision((tombstone,), Done(None, left=release))
-        return Decision((tombstone, *release), Done(None))
+            return Decision((tombstone, memory), Done(None, left=release))
+        return Decision((tombstone, memory, *release), Done(None))
 
 
 def precondition_failure(version: int, if_match: IfMatch, *, is_required: bool) -> Rejection | None:

@@ -51,6 +51,11 @@ def created(uid: str, content: NewProfile, now: str) -> Profile:
     return _profile(uid, content.username, content.address, 1, now, now)
 
 
+def restored(uid: str, content: NewProfile, *, version: int, created_at: str, updated_at: str) -> Profile:
+    """Return a profile as it once was. Times: RFC 3339, see `timestamp`."""
+    return _profile(uid, content.username, content.address, version, created_at, updated_at)
+
+
 def changed(profile: Profile, change: Change, now: str) -> Profile:
     """Return the profile after *change*: the same object when nothing differs."""
     username = profile.username if change.username is None else change.username

@@ -123,6 +123,15 @@ class EmailTaken(Rejection):
         self.existing_uid = existing_uid
 
 
+class ProfileDiffers(Rejection):
+    """A profile cannot be restored: there is one of this uid, with another content or version (409)."""
+
+    def __init__(self, uid: str, current_version: int) -> None:
+        super().__init__("there is another state of this profile")
+        self.uid = uid
+        self.current_version = current_version
+
+
 class IdempotencyKeyReused(Rejection):
     """The key was used with another payload (422)."""
 
@@ -132,7 +141,7 @@ class IdempotencyInProgress(Rejection):
 
 
 class ProfileGone(Rejection):
-    """The profile that a repeated create made was deleted since (410)."""
+    """The profile that a repeated create made, or that is to be restored, was deleted since (410)."""
 
     def __init__(self, uid: str) -> None:
         super().__init__("the profile was deleted")

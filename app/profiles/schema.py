@@ -14,17 +14,24 @@ Nothing here knows HTTP or the state. All faults of a document are reported at o
     invalid_email       #/email       not an address under the policy, or longer than 254 bytes
     unknown_member      #/<member>    a member that profiles do not have
     uid_mismatch        #/uid         a uid that is not the one in the path
+
+and of an exported profile, whose other members count too:
+
+    invalid_type        #/version     not a whole number
+    out_of_range        #/version     below 1, or more than 2^53 - 1
+    invalid_time        #/created_at  not RFC 3339 in UTC with milliseconds, as the service writes it
 """
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from marshmallow import RAISE, Schema, ValidationError, fields
 
-from app.profiles.email import MAX_BYTES, Address, EmailPolicy, InvalidEmail, normalise
-from app.profiles.model import Change, NewProfile
+from app.profiles.email import MAX_BYTES, EmailPolicy, InvalidEmail, normalise
+from app.profiles.model import Change, NewProfile, Profile, restored
 from app.profiles.results import FieldError, ValidationFailed
 
 USERNAME_MAX = 64
@@ -44,6 +51,8 @@ _DETAILS = {
     "invalid_email": "This member must be an e-mail address that this service accepts.",
     "unknown_member": "Profiles have no such member.",
     "uid_mismatch": "The uid differs from the one in the path; a uid cannot be changed.",
+    "out_of_range": "This member must be from 1 to 9007199254740991.",
+    "invalid_time": "This member must be a time in UTC, in the form 2026-01-31T23:59:59.999Z.",
 }
 
 # marshmallow takes messages; ours are the codes, and `_error` adds the sentence.
@@ -55,6 +64,8 @@ _MESSAGES: dict[str, str | list[Any] | dict[Any, Any]] = {
 
 _find_control = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _find_surrogate = re.compile("[\ud800-\udfff]").search
+_is_time = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z").fullmatch
+_MAX_VERSION = 2**53 - 1  # what every JSON reader can hold exactly, and one more for the tombstone
 _is_username = re.compile(f"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{USERNAME_MAX}}}").fullmatch
 
 
@@ -120,6 +131,40 @@ class ProfileContent(Schema):
         self.policy = policy
 
 
+def _check_time(text: str) -> None:
+    """Raise ValidationError unless *text* has the one form that the service itself writes."""
+    try:
+        is_time = _is_time(text) is not None and bool(datetime.fromisoformat(text))
+    except ValueError:
+        is_time = False
+    if not is_time:
+        raise ValidationError("invalid_time")
+
+
+def _check_version(number: int) -> None:
+    if not 1 <= number <= _MAX_VERSION:
+        raise ValidationError("out_of_range")
+
+
+class ExportedProfile(ProfileContent):
+    """A profile as an export has it: what a client sets, and what only the service sets otherwise."""
+
+    uid = fields.String(required=True, error_messages=_MESSAGES, metadata={"description": "The one in the path."})
+    version = fields.Integer(
+        required=True,
+        strict=True,
+        validate=_check_version,
+        error_messages=_MESSAGES,
+        metadata={"minimum": 1, "maximum": _MAX_VERSION},
+    )
+    created_at = fields.String(
+        required=True, validate=_check_time, error_messages=_MESSAGES, metadata={"format": "date-time"}
+    )
+    updated_at = fields.String(
+        required=True, validate=_check_time, error_messages=_MESSAGES, metadata={"format": "date-time"}
+    )
+
+
 class ProfileRepresentation(Schema):
     """What the service answers. Never loaded or dumped (the bytes are stored); it is there for OpenAPI."""
 
@@ -141,6 +186,7 @@ class Validator:
     def __init__(self, policy: EmailPolicy) -> None:
         self._whole = ProfileContent(policy=policy)
         self._partial = ProfileContent(policy=policy, partial=True)
+        self._exported = ExportedProfile(policy=policy)
 
     def new(self, document: object) -> NewProfile:
         """Return the content of a create."""
@@ -162,6 +208,23 @@ class Validator:
         members = _load(self._partial, document, uid=uid)
         return Change(members.get("username"), members.get("email"))
 
+    def exported(self, document: object, uid: str) -> Profile:
+        """Return the profile *uid* that an export has as *document*."""
+        if not isinstance(document, dict):
+            raise ValidationFailed([_error("#", "not_an_object")])
+        errors = [_error("#/uid", "uid_mismatch")] if document.get("uid", uid) != uid else []
+        if type(document.get("version", 1)) is bool:  # for marshmallow a number
+            errors.append(_error("#/version", "invalid_type"))
+        members = _checked(self._exported, document, errors)
+        content = NewProfile(members["username"], members["email"])
+        return restored(
+            uid,
+            content,
+            version=members["version"],
+            created_at=members["created_at"],
+            updated_at=members["updated_at"],
+        )
+
 
 def email_error(pointer: str = "#/email") -> FieldError:
     """Return the fault of a text that is no address."""
@@ -179,8 +242,13 @@ def _load(schema: ProfileContent, document: object, *, uid: str | None) -> dict[
         if uid is not None and document.get("uid", uid) != uid:
             errors.append(_error("#/uid", "uid_mismatch"))
         document = {name: value for name, value in document.items() if name not in READ_ONLY}
+    return _checked(schema, document, errors)
+
+
+def _checked(schema: ProfileContent, document: dict[str, Any], errors: list[FieldError]) -> dict[str, Any]:
+    """Return what *schema* loads. Raises ValidationFailed with its faults behind *errors*, if there are any."""
     try:
-        members: dict[str, str | Address] = schema.load(document)
+        members: dict[str, Any] = schema.load(document)
     except ValidationError as error:
         errors += _flatten(error.messages_dict)
         raise ValidationFailed(errors) from None

@@ -83,6 +83,10 @@ class ProfileService:
         """See Writes.delete."""
         return await self.writes.delete(uid, if_match=if_match, deadline=deadline)
 
+    async def restore(self, uid: str, document: object, *, source: str | None, deadline: Deadline) -> Written:
+        """See Writes.restore."""
+        return await self.writes.restore(uid, document, source=source, deadline=deadline)
+
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:
         """See Writes.position_token."""
         return self.writes.position_token(positions)

@@ -20,6 +20,7 @@ from app.profiles.ground import Ground
 from app.profiles.idempotency import IdempotentCreate
 from app.profiles.model import timestamp
 from app.profiles.ports import Owners, Reader, Table
+from app.profiles.restoring import Restore
 from app.profiles.results import EmailTaken, Rejection, WriteOutcomeUnknown, Written
 from app.profiles.topics import PROFILE_STORE
 from app.profiles.uids import RandomBytes, random_id, text_of
@@ -29,7 +30,7 @@ from streams.runtime.commands import Decided, Outcome, Refused, Unknown
 
 logger = logging.getLogger(__name__)
 
-ClientCommand = Create | IdempotentCreate | Update | Delete
+ClientCommand = Create | IdempotentCreate | Restore | Update | Delete
 AnyCommand = TypeVar("AnyCommand", bound=ClientCommand | Claim | Holds | Unclaim)
 
 Answer = TypeVar("Answer")
@@ -292,12 +293,16 @@ class Settlement:
         await self._release(Release(mark.email_key, mark.uid, 0), is_vacated=True)
 
     async def _release(self, claim: Release, *, is_vacated: bool = False) -> None:
-        """Release a claim at its owner, or with *is_vacated* only if it does not hold. Best effort."""
+        """Release a claim at its owner, or with *is_vacated* only if it does not hold. Best effort. A process that was
+        stopped in the middle does not come back to it: a deletion may be forgotten one day (R13)."""
         email_key, uid = claim.email_key, claim.uid
         version = None if is_vacated else claim.version
         partition = self._ground.domain.partition_of(email_key)
         backoff = Backoff(initial_s=0.2)
+        end = Deadline.after(2 * _ERRAND_TRIES * _ERRAND_S, self._clock)
         for _ in range(_ERRAND_TRIES):
+            if end.has_passed(self._clock):
+                break
             deadline = Deadline.after(_ERRAND_S, self._clock)
             try:
                 await self._at_owner(

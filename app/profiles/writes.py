@@ -14,6 +14,7 @@ from app.profiles.model import Change, timestamp
 from app.profiles.ports import Owners, Table
 from app.profiles.remote_claims import ALONE
 from app.profiles.requests import ORIGIN, TRACEPARENT, IfMatch
+from app.profiles.restoring import Restore
 from app.profiles.results import IdempotencyInProgress, ValidationFailed, Written
 from app.profiles.rows import email_key_of
 from app.profiles.schema import Validator
@@ -90,8 +91,38 @@ class Writes:
         partitions = self._partitions_of(uid.encode(), None)
         is_required = self._settings.is_if_match_required
         return await self.settlement.run(
-            Delete(self._ground.domain, self._event(), partitions, uid, if_match, is_required), deadline
+            Delete(
+                self._ground.domain,
+                self._event(),
+                partitions,
+                uid,
+                if_match,
+                is_required,
+                now_ms=self._clock.time_ms(),
+            ),
+            deadline,
         )
+
+    async def restore(self, uid: str, document: object, *, source: str | None, deadline: Deadline) -> Written:
+        """Write the profile *uid* as an export has it in *document*, unless there is anything of that uid. *source*:
+        the id of the topic that was exported, where it is known. A repetition finds the profile and changes nothing.
+
+        Raises ValidationFailed, ProfileDiffers, ProfileGone, EmailTaken, WriteOutcomeUnknown, Unavailable.
+        """
+        profile = self._validator.exported(document, uid)
+        domain = self._ground.domain
+        own = domain.partition_of(uid.encode())
+        partitions = tuple(dict.fromkeys((own, domain.partition_of(profile.address.key))))
+        command = Restore(
+            domain,
+            self._event(),
+            partitions,
+            profile,
+            is_own_export=source == self._ground.node.topic_ids[self._ground.topics.profiles],
+            now_ms=self._clock.time_ms(),
+            ttl_ms=self._settings.idempotency_ttl_ms,
+        )
+        return await self.settlement.run(command, deadline)
 
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:
         """Return the signed `Profile-Position` of a write. Raises Unavailable while the log was never reached."""

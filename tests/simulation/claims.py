@@ -22,6 +22,8 @@ R10 A release names the profile's version and leaves newer claims of it alone.  
 R11 A claim that came to nothing is vacated by a question like any other: the next attempt may have the same version.
                                                                                              VACATED_WITHOUT_QUESTION
 R12 Who has both partitions looks at the row and at the marks of his own commands, in one step.    OWN_MARKS_IGNORED
+R13 A delete leaves a memory of the uid in its partition, and a restore, which brings a version of its own, is refused
+   where it finds one: a late release of the earlier life could name a greater version.            DELETION_FORGOTTEN
 """
 
 from collections.abc import Callable, Generator
@@ -52,6 +54,7 @@ class Bug(Enum):
     RELEASE_UNCHECKED = auto()
     VACATED_WITHOUT_QUESTION = auto()
     OWN_MARKS_IGNORED = auto()
+    DELETION_FORGOTTEN = auto()
 
 
 class Claim(NamedTuple):
@@ -89,12 +92,17 @@ class Grant(NamedTuple):
     tenure: int
 
 
+def memory_of(uid: Key) -> Key:
+    """Return the key, in the uid's own partition, of what is remembered of its deletion."""
+    return part_of(uid), f"deleted {uid[1]}"
+
+
 TAKEN, AGAIN, GONE, HELD, FREE, GRANTED, STALE = "taken", "again", "gone", "held", "free", "granted", "stale"
 
 
 class Protocol:
-    """What nodes do for commands (`create`, `change`, `delete`, `create_once`, `sweep`), and when another node asks
-    (`claim`, `held`, `release`, `vacate`). Each is a generator: between two yields anything may happen."""
+    """What nodes do for commands (`create`, `change`, `delete`, `create_once`, `restore`, `sweep`), and when another
+    node asks (`claim`, `held`, `release`, `vacate`). Each is a generator: between two yields anything may happen."""
 
     def __init__(self, fresh: Callable[[], int], spawn: Callable[[Node, Steps], None], bugs: frozenset[Bug]) -> None:
         self._fresh = fresh
@@ -218,7 +226,8 @@ class Protocol:
             row = view.get(uid)
             if row is None:
                 return {}, GONE
-            return self._with_release(node, view, uid, row.email, row.version + 1, {uid: None})
+            memory = {} if Bug.DELETION_FORGOTTEN in self._bugs else {memory_of(uid): row.version + 1}  # R13
+            return self._with_release(node, view, uid, row.email, row.version + 1, {uid: None, **memory})
 
         result = yield Append({part_of(uid)}, decide)
         return self._release_behind(node, uid, result)
@@ -249,6 +258,40 @@ class Protocol:
                 result = yield from self._settle(node, email, lambda settled: append(settled, None))
             else:
                 result = yield from self._with_grant(node, uid, email, 1, lambda grant: append(None, grant), None)
+            if result != AGAIN:
+                return result
+        return REFUSED
+
+    def restore(self, node: Node, event: int, uid: Key, email: Key, version: int) -> Steps:
+        """A profile as it once was, here or elsewhere: a change of e-mail from none."""
+
+        def append(settled: int | None, grant: Grant | None) -> Append:
+            def decide(view: View) -> tuple[dict[Key, Any], Any]:
+                row = view.get(uid)
+                if row is not None:
+                    is_same = row.event == event or (row.version, row.email) == (version, email)
+                    return {}, Done(row.version) if is_same else TAKEN
+                if view.get(memory_of(uid)) is not None:  # R13
+                    return {}, GONE
+                writes: dict[Key, Any] = {}
+                if grant is None:
+                    obstacle = self._obstacle(node, view, email, uid, settled)
+                    if obstacle is not None:
+                        return {}, obstacle
+                    writes[email] = Claim(uid, version, self._fresh())
+                elif not self._is_good(node, uid, grant, version):
+                    return {}, AGAIN
+                return {**writes, uid: Row(version, email, event)}, Done(version)
+
+            return Append({part_of(uid)} if grant is not None else {part_of(uid), part_of(email)}, decide)
+
+        for _ in range(MAX_ROUNDS):
+            if node.owns(part_of(email)):
+                result = yield from self._settle(node, email, lambda settled: append(settled, None))
+            elif node.peek(uid) is not None or node.peek(memory_of(uid)) is not None:
+                result = yield append(None, Grant(0, -1))  # it will be refused, and needs no claim for that
+            else:
+                result = yield from self._with_grant(node, uid, email, version, lambda grant: append(None, grant), None)
             if result != AGAIN:
                 return result
         return REFUSED

@@ -22,6 +22,7 @@ PARTITIONS = 4
 DOMAIN = Domain(Records(NAMES), PARTITIONS)
 ALL = tuple(range(PARTITIONS))
 RANDOM = CountingRandom()
+NOW_MS = 1_795_260_755_123
 INVALID = ValidationFailed([FieldError("#/email", "invalid_email", "")])
 
 
@@ -186,10 +187,10 @@ def test_swap_of_two_emails_is_refused_for_both(state: State) -> None:
 
 
 def test_delete_buries_profile_and_claim_with_the_next_version(state: State) -> None:
-    """The tombstone carries version + 1 in its headers, and the e-mail is free at once."""
+    """The tombstone carries version + 1 in its headers, the deletion is remembered, and the e-mail is free at once."""
     uid = create(state, "bob1@mail.com")
-    decision = decide(state, Delete(DOMAIN, event(), ALL, uid, None, False))
-    assert places(decision.records) == [(NAMES.profiles, True), (NAMES.emails, True)]
+    decision = decide(state, Delete(DOMAIN, event(), ALL, uid, None, False, NOW_MS))
+    assert places(decision.records) == [(NAMES.profiles, True), (NAMES.requests, False), (NAMES.emails, True)]
     assert {header(record.headers, "profile-version") for record in decision.records} == {b"2"}
     assert decision.result == Done(None)
     assert create(state, "bob1@mail.com") != uid
@@ -200,7 +201,7 @@ def test_claim_of_another_profile_is_never_released(state: State, is_delete: boo
     """A profile that lost its claim to another does not take the other's away."""
     uid = create(state, "bob1@mail.com")
     state.put_claim(b"bob1@mail.com", "74292b21-0fbb-4f1d-a18f-fa80f947fa5d")
-    command = Delete(DOMAIN, event(), ALL, uid, None, False) if is_delete else update(uid, new_email("bob2@mail.com"))
+    command = Delete(DOMAIN, event(), ALL, uid, None, False, NOW_MS) if is_delete else update(uid, new_email("bob2@mail.com"))
     decision = decide(state, command)
     assert (NAMES.emails, True) not in places(decision.records)
     assert state.claim(b"bob1@mail.com") is not None
@@ -220,7 +221,7 @@ def test_old_email_in_a_partition_that_was_not_foreseen_is_asked_for(state: Stat
     for command in (
         update(uid, Change("eve", None), partitions=(own,)),
         update(uid, new_email("bob1@mail.com"), partitions=(own,)),
-        Delete(DOMAIN, event(), (own,), uid, None, False),
+        Delete(DOMAIN, event(), (own,), uid, None, False, NOW_MS),
     ):
         assert decide(state, command) == ((), Moved(wanted))
 
@@ -268,7 +269,7 @@ def test_delete_obeys_the_same_conditions(
 ) -> None:
     """The order of an update, without content."""
     uid = create(state, "bob1@mail.com") if exists else MISSING
-    decision = decide(state, Delete(DOMAIN, event(), ALL, uid, if_match, is_required))
+    decision = decide(state, Delete(DOMAIN, event(), ALL, uid, if_match, is_required, NOW_MS))
     assert type(decision.result) is expected
 
 
