@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := app streams tests benchmarks gunicorn.conf.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run cluster test test-cluster check format bench kafka chaos constraints clean
+.PHONY: help run cluster test test-cluster test-search check format bench kafka chaos constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -20,10 +20,13 @@ cluster: $(VENV)/.test ## start three brokers, three nodes (8081 to 8083) and an
 	@exec $(BIN)/python -m tests.support.cluster
 
 test: $(VENV)/.test ## run all tests of one node but the long fault runs; starts a real Kafka itself
-	$(PYTEST) -n 2 --dist worksteal -m "not slow and not cluster"
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not cluster and not search"
 
 test-cluster: $(VENV)/.test ## three nodes as processes, and what befalls them: each fault once; takes some minutes
 	$(PYTEST) -m "cluster and not slow"
+
+test-search: $(VENV)/.test ## a real Elasticsearch and a real OpenSearch, started by the tests, fed through crashes; some minutes
+	$(PYTEST) -m "search and not slow"
 
 check: $(VENV)/.dev ## format, lint, types, layout
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
