@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from app.profiles.rows import body_of, version_of
 from app.profiles.topology import materialise_profile
 from app.replication.ports import (
-    UNVERSIONED,
     Batch,
     Change,
     Position,
@@ -36,6 +35,7 @@ _IDENTITY_EVERY = 10  # looks at the ends for each look at the topic's identity
 IDLE_POSITION_S = 60.0
 _DEFAULT_RETENTION_MS = 24 * 3600 * 1000  # Kafka's own default of delete.retention.ms
 _VERSION_HEADER = "profile-version"
+_VERSION_DIGITS = 16  # of the largest that the service gives
 _VERSION_AT = 7  # where the service's records have it (`app.profiles.events`)
 
 
@@ -66,10 +66,7 @@ class LogSource:
         # Nothing was read before the beginning, so there is nothing there whose delete could be missed.
         self._positions = {number: position or Position(0, "0", now_ms) for number, position in positions.items()}
         self._told_at = dict.fromkeys(positions, now)
-        for number, position in self._positions.items():
-            if not position.token.isdigit():
-                raise SourceExpired(f"the position {position.token!r} of partition {number} is no offset of a topic")
-        self._reader.assign({self._place(number): int(one.token) for number, one in self._positions.items()})
+        self._reader.assign({self._place(number): position.order for number, position in self._positions.items()})
         self._watch.follow([self._place(number) for number in positions])
 
     def poll(self, timeout_s: float) -> Batch | None:
@@ -186,7 +183,7 @@ def change_of(record: Record) -> Change:
         version, body = _tombstone_version(record.headers), None
     else:
         version, body = version_of(row), body_of(row)
-    return Change(record.partition, uid.decode(), version, body, record.headers, record.timestamp_ms)
+    return Change(record.partition, record.offset, uid.decode(), version, body, record.headers, record.timestamp_ms)
 
 
 def _tombstone_version(headers: Headers) -> int:
@@ -194,7 +191,7 @@ def _tombstone_version(headers: Headers) -> int:
         text = headers[_VERSION_AT][1]
     else:
         text = header(headers, _VERSION_HEADER) or b""
-    return int(text) if text.isdigit() and len(text) < len(str(UNVERSIONED)) else UNVERSIONED
+    return int(text) if text.isdigit() and len(text) <= _VERSION_DIGITS else 0
 
 
 def _describe(log: Log, topic: str, clock: Clock) -> TopicInfo | None:

@@ -13,19 +13,20 @@ from typing import NamedTuple, Protocol
 from streams.errors import StreamsError
 from streams.records import Headers
 
-#: The version of a tombstone that says none (no service wrote it): newer than any that a service gives.
-UNVERSIONED = (1 << 63) - 1
-
 
 class Change(NamedTuple):
     """The state of one profile after a record of the log.
 
-    `uid`: the text of a UUID. `version`: grows with each change of this uid; a delete's is one more than that of the
-    last state. `body`: the profile as it is served (JSON, UTF-8), None for a delete. `headers`: those of the record, in
-    its order; empty where the source has none (change feed). `timestamp_ms`: the record's, 0 where it is not known.
+    `offset`: its place in the partition. Of two changes of a uid the one with the greater offset is the newer, whoever
+    wrote them: unlike `version`, which begins anew when a deleted profile is restored from an export, and which a
+    foreign producer may get wrong. `uid`: the text of a UUID. `version`: the profile's; a delete's is one more than that
+    of the last state, or 0 where a foreign tombstone says none. `body`: the profile as it is served (JSON, UTF-8), None
+    for a delete. `headers`: those of the record, in its order; empty where the source has none (change feed).
+    `timestamp_ms`: the record's, 0 where it is not known.
     """
 
     partition: int
+    offset: int
     uid: str
     version: int
     body: bytes | None
@@ -36,7 +37,7 @@ class Change(NamedTuple):
 class Position(NamedTuple):
     """The place in one partition of the source after which to go on.
 
-    `order` grows with every step, so that two positions of a partition can be compared; `token` is the source's own
+    `order`: the next offset to read, so that two positions of a partition can be compared; `token` is the source's own
     name for the place, opaque to everybody else. `as_of_ms`: Unix time of the latest moment of which is known that all
     that the log held *then* lies before this position. Deletes can disappear from a compacted log: a position whose
     `as_of_ms` is too old (`SourceInfo.horizon_ms`) may have missed some, and must not be gone on from.

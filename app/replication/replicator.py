@@ -81,17 +81,17 @@ class Replicator:
         share: Share | None = None
         try:
             self._info = self._insist(self._source.describe)
-            self._insist(partial(self._sink.ensure, self._info))
             share = self._open_share(self._info)
             since: float | None = None
             while not self._must_stop.is_set():
                 if share.partitions != self._partitions:
                     self._take(share.partitions)
                     since = self._clock.monotonic() if since is None else since
+                    continue
                 self._step()
                 if is_once and since is not None and self._is_caught_up(since):
                     break
-            self._flush()
+            self._flush_at_end()
         except Stopped:
             # What is in flight cannot be finished; the position says so.
             logger.info("replication_stopped", extra={"reason": self.progress.waits_for})
@@ -128,7 +128,7 @@ class Replicator:
         """Copy *partitions* from now on, each from where the sink is."""
         assert self._info is not None
         if self._is_dirty and self._partitions is not None:
-            self._flush()  # Who gets what is given up here reads less again.
+            self._flush_at_end()  # Who gets what is given up here reads less again.
         positions: dict[int, Position | None] = dict.fromkeys(partitions)
         try:
             self._insist(partial(self._sink.ensure, self._info))
@@ -165,7 +165,8 @@ class Replicator:
                 self._wait_for(error)
         self._note(written)
         self._recovered()
-        self.progress.note_batch(changes, self._clock.monotonic() - begun_at)
+        if changes:
+            self.progress.note_batch(changes, self._clock.monotonic() - begun_at)
         self._is_dirty = True
 
     def _note(self, written: Written) -> None:
@@ -178,6 +179,12 @@ class Replicator:
             self._insist(self._sink.flush)
             self._is_dirty = False
         self._flushed_at = self._clock.monotonic()
+
+    def _flush_at_end(self) -> None:
+        try:
+            self._flush()
+        except SinkMoved as error:  # Whoever goes on reads again what was not kept.
+            logger.info("sink_moved", extra={"reason": str(error)})
 
     def _check_age(self, number: int, position: Position | None) -> None:
         """Refuse to go on from where deletes may be missing."""
