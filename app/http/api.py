@@ -18,6 +18,7 @@ from app.http.fastpath import FastPath, ProxiedPath
 from app.http.forward import Dispatch
 from app.http.metadata import KeyMetadata, Metadata, StoreMetadata
 from app.http.ops import Livez, MetricsPage, Quarantine, Readyz
+from app.http.imports import IMPORT_PATH, Imports
 from app.http.ports import Listing, Metrics, NodeView, Service
 from app.http.profiles import PROFILES_PATH, Profile, Profiles
 from app.http.search import SEARCH_PATH, Search

@@ -149,6 +149,33 @@ class Dispatch:
         )
         return await self._router.run(errand, PLAIN, lambda *_: call())
 
+    async def write_lines(
+        self,
+        req: Request,
+        key: bytes | None,
+        due: Deadline,
+        call: Callable[[], Awaitable[T]],
+        lines: bytes,
+    ) -> T:
+        """As `write`, for several writes of one partition that travel as *lines*. Each can be sent again whatever
+        became of it, so none has an origin of its own."""
+        ORIGIN.set(None)
+        if self._router is None or key is None:
+            return await call()
+        partition = partition_for(key, self._partitions())
+        caller: Caller | None = req.scope.get(CALLER)
+        if caller is not None:
+            return await self._router.run_for_peer(partition, Need.WRITE, caller.hop, PLAIN, lambda _: call())
+        origin = Origin(random_id(self._random), None)
+        errand = Errand(
+            partition, Need.WRITE, due, lambda hop: _request(req, hop, {}, lines), Trail(self._clock), origin
+        )
+        return await self._router.run(errand, PLAIN, lambda *_: call())
+
+    def partition_of(self, key: bytes) -> int:
+        """Return the partition of a uid or an e-mail's key. Raises Unavailable while the log was never reached."""
+        return partition_for(key, self._partitions())
+
     def _trail(self, req: Request) -> Trail:
         trail: Trail | None = req.scope.get(TRAIL)
         if trail is None:
@@ -201,15 +228,16 @@ def _need_of(options: ReadOptions) -> Need:
     return Need.OWNER
 
 
-def _request(req: Request, hop: str, extra: dict[str, str]) -> PeerRequest:
-    """Return the client's request as it goes to a peer. HEAD goes as GET, so that its answer has the same headers."""
+def _request(req: Request, hop: str, extra: dict[str, str], body: bytes | None = None) -> PeerRequest:
+    """Return the client's request as it goes to a peer, or with *body* a part of it. HEAD goes as GET, so that its
+    answer has the same headers."""
     scope = req.scope
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     query: bytes = scope["query_string"]
     target = quote(scope["path"]).encode() + (b"?" + query if query else b"")
     headers = [(name, value) for name, value in scope["headers"] if name in TRAVELLING]
     headers.append((b"x-request-id", scope[REQUEST_ID].encode()))
-    return PeerRequest(method.encode(), target, headers, scope.get(BODY, b""), hop, extra)
+    return PeerRequest(method.encode(), target, headers, scope.get(BODY, b"") if body is None else body, hop, extra)
 
 
 def _origin_of(caller: Caller, partition: int, partitions: int) -> Origin | None:

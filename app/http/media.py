@@ -28,19 +28,24 @@ async def read_json(req: Request, *, media_types: Sequence[str], seconds: float)
     Raises Problem: 415 for another media type or any coding, 413 above MAX_BODY_BYTES (judged by Content-Length before
     a byte is read, and counted while it is read), 400 for what is not strict JSON, 408 when it did not arrive in time.
     """
+    return parse_json(await read_body(req, media_types=media_types, seconds=seconds, max_bytes=MAX_BODY_BYTES))
+
+
+async def read_body(req: Request, *, media_types: Sequence[str], seconds: float, max_bytes: int) -> bytes:
+    """Return the body as it is. Raises as `read_json` does, but for what is in it."""
     check_media_type(req, media_types)
     length = header(req, b"content-length")
     if length is not None and _LENGTH.fullmatch(length) is None:
         raise Problem("invalid-parameter", "Content-Length is not a number", parameter="Content-Length")
-    if length is not None and (len(length) > 8 or int(length) > MAX_BODY_BYTES):
-        raise _too_large()
+    if length is not None and (len(length) > 8 or int(length) > max_bytes):
+        raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(seconds):
-            body = await _read(req.scope[RECEIVE])
+            body = await _read(req.scope[RECEIVE], max_bytes)
     except TimeoutError:
         raise _incomplete() from None
     req.scope[BODY] = body  # it may have to go to another node
-    return parse_json(body)
+    return body
 
 
 def parse_json(body: bytes) -> object:
@@ -75,10 +80,10 @@ def check_media_type(req: Request, media_types: Sequence[str]) -> None:
         _unsupported(media_types, "Content-Encoding is not supported", {"Accept-Encoding": "identity"})
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, max_bytes: int) -> bytes:
     event = await receive()
     body: bytes = event.get("body", b"")
-    if not event.get("more_body", False) and event["type"] == "http.request" and len(body) <= MAX_BODY_BYTES:
+    if not event.get("more_body", False) and event["type"] == "http.request" and len(body) <= max_bytes:
         return body  # One event holds nearly every body.
     chunks, size = [], 0
     while True:
@@ -86,8 +91,8 @@ async def _read(receive: Receive) -> bytes:
             raise _incomplete()
         chunk = event.get("body", b"")
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
+        if size > max_bytes:
+            raise _too_large(max_bytes)
         chunks.append(chunk)
         if not event.get("more_body", False):
             return b"".join(chunks)
@@ -136,13 +141,13 @@ def _refuse(detail: str) -> NoReturn:
     raise Problem("malformed-json", detail) from None
 
 
-def _too_large() -> Problem:
+def _too_large(max_bytes: int) -> Problem:
     # What was not read cannot be skipped safely, so the connection ends here.
     return Problem(
         "payload-too-large",
-        f"the body may have {MAX_BODY_BYTES} bytes",
+        f"the body may have {max_bytes} bytes",
         headers={"Connection": "close"},
-        limit=MAX_BODY_BYTES,
+        limit=max_bytes,
     )
 
 

@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
+from app.http.imports import IMPORT_PATH, MAX_LINES
 from app.http.openapi_parts import RESPONSE_HEADERS, Document, parameters
-from app.http.problems import JSON_TYPES, MEDIA_PROBLEM, PATCH_TYPES, PROBLEMS
+from app.http.problems import JSON_TYPES, LINES_TYPES, MEDIA_PROBLEM, PATCH_TYPES, PROBLEMS
 from app.http.profiles import MAX_LIMIT, MEDIA_JSON
 from app.profiles.schema import READ_ONLY, ProfileContent, ProfileRepresentation
 
@@ -39,6 +40,7 @@ def build() -> Document:
         "/api/profile": _path(**_collection()),
         "/api/profile/{uid}": _path(**_profile()),
         "/api/search": _path(**_search()),
+        IMPORT_PATH: _path(**_import()),
         **_operations(),
     }
     return document
@@ -88,6 +90,7 @@ def _add_components(spec: APISpec) -> None:
             "additionalProperties": False,
         },
     )
+    components.schema("ProfileLines", {"type": "string", "description": "JSON Lines: one profile in each."})
     components.schema("Problem", _problem_schema())
     for name, parameter in parameters().items():
         components.parameter(name, parameter["in"], parameter)
@@ -215,6 +218,25 @@ def _search() -> Document:
             body=(JSON_TYPES, "SearchQuery"),
             responses=_found("Content-Location"),
             problems=(*problems, *_BODY),
+        ),
+    }
+
+
+def _import() -> Document:
+    answers = (
+        "One line for each line, in their order: `status`, and `uid` and `version`, or the members of the problem. "
+        "What befalls one line alone is said there, as the problem that a single request would get."
+    )
+    of_a_line = ("malformed-json", "validation-failed", "email-taken", "profile-differs", "profile-gone")
+    return {
+        "post": _operation(
+            "importProfiles",
+            f"Create, or with a uid restore, a profile for each line; at most {MAX_LINES} lines. For operators",
+            parameters=("source",),
+            body=(LINES_TYPES, "ProfileLines"),
+            responses={"200": _response(answers, {LINES_TYPES[0]: {}}, "Profile-Topic-Id")},
+            problems=(*_WRITE, *of_a_line, "payload-too-large", "unsupported-media-type"),
+            tag="operations",
         ),
     }
 

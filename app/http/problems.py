@@ -14,6 +14,7 @@ import orjson
 MEDIA_PROBLEM = "application/problem+json"
 MAX_BODY_BYTES = 64 * 1024
 JSON_TYPES = ("application/json",)
+LINES_TYPES = ("application/x-ndjson", "application/jsonl")
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 
@@ -122,6 +123,14 @@ _TABLE = (
         ("pointer", "existing_uid"),
     ),
     ProblemType(
+        "profile-differs",
+        409,
+        "The profile to be restored is there in another state",
+        "A profile of this uid is there, and its content or version is not that of the line. It was not overwritten.",
+        "Compare the two. To overwrite it, send a PUT with the content.",
+        ("uid", "current_version"),
+    ),
+    ProblemType(
         "version-mismatch",
         412,
         "The profile has another version",
@@ -140,7 +149,8 @@ _TABLE = (
         "payload-too-large",
         413,
         "The body is too large",
-        "A body may have 65,536 bytes at most. It was not read to its end, and the connection is closed.",
+        "A body may have 65,536 bytes at most, that of an import 1,048,576. It was not read to its end, and the "
+        "connection is closed.",
         "Send less; a profile is small.",
         ("limit",),
     ),
@@ -170,9 +180,10 @@ _TABLE = (
     ProblemType(
         "profile-gone",
         410,
-        "The profile that this key created was deleted",
-        "A create with this Idempotency-Key succeeded before, and the profile was deleted since. It is not made again.",
-        "Use a fresh key to create a new profile.",
+        "The profile was deleted",
+        "A create with this Idempotency-Key succeeded before, or an export has this uid, and the profile was deleted "
+        "since. It is not made again.",
+        "Use a fresh key to create a new profile; import the line without uid, version and times.",
         ("uid",),
     ),
     ProblemType(

@@ -39,6 +39,11 @@ class Ground:
             self._known_tokens = Tokens(secret=self.settings.token_secret, topic_ids=self.node.topic_ids)
         return self._known_tokens
 
+    @property
+    def topic_id(self) -> str:
+        """The id of the topic of profiles. Raises Unavailable while the log was never reached."""
+        return self.node.topic_ids[self.topics.profiles]
+
     def email_key(self, email: str) -> bytes:
         """Return what an e-mail is searched by. Raises ValidationFailed: not an address."""
         try:

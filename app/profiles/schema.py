@@ -17,6 +17,7 @@ Nothing here knows HTTP or the state. All faults of a document are reported at o
 
 and of an exported profile, whose other members count too:
 
+    invalid_uid         #/uid         not the text of a UUID in lower case
     invalid_type        #/version     not a whole number
     out_of_range        #/version     below 1, or more than 2^53 - 1
     invalid_time        #/created_at  not RFC 3339 in UTC with milliseconds, as the service writes it
@@ -51,6 +52,7 @@ _DETAILS = {
     "invalid_email": "This member must be an e-mail address that this service accepts.",
     "unknown_member": "Profiles have no such member.",
     "uid_mismatch": "The uid differs from the one in the path; a uid cannot be changed.",
+    "invalid_uid": "This member must be the text of a UUID in lower case.",
     "out_of_range": "This member must be from 1 to 9007199254740991.",
     "invalid_time": "This member must be a time in UTC, in the form 2026-01-31T23:59:59.999Z.",
 }
@@ -229,6 +231,11 @@ class Validator:
 def email_error(pointer: str = "#/email") -> FieldError:
     """Return the fault of a text that is no address."""
     return FieldError(pointer, "invalid_email", _DETAILS["invalid_email"])
+
+
+def uid_error() -> FieldError:
+    """Return the fault of a uid that is none."""
+    return _error("#/uid", "invalid_uid")
 
 
 def _load(schema: ProfileContent, document: object, *, uid: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from app.profiles.reads import Reads
 from app.profiles.remote_claims import ALONE
 from app.profiles.requests import IfMatch, ReadOptions
 from app.profiles.results import Page, Read, Written
+from app.profiles.tokens import Tokens
 from app.profiles.topics import TopicNames
 from app.profiles.uids import RandomBytes
 from app.profiles.writes import Writes
@@ -32,6 +33,11 @@ class ProfileService:
         ground = self._ground = Ground(node=node, topics=topics, settings=settings)
         self.reads = Reads(ground, clock)
         self.writes = Writes(ground, table=table, clock=clock, random=random, owners=owners)
+
+    @property
+    def tokens(self) -> Tokens:
+        """See Ground.tokens."""
+        return self._ground.tokens
 
     def get_now(self, uid: bytes) -> tuple[bytes, bytes, bytes] | None:
         """See Reads.get_now."""
@@ -86,6 +92,10 @@ class ProfileService:
     async def restore(self, uid: str, document: object, *, source: str | None, deadline: Deadline) -> Written:
         """See Writes.restore."""
         return await self.writes.restore(uid, document, source=source, deadline=deadline)
+
+    def topic_id(self) -> str:
+        """See Ground.topic_id."""
+        return self._ground.topic_id
 
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:
         """See Writes.position_token."""

@@ -118,7 +118,7 @@ class Writes:
             self._event(),
             partitions,
             profile,
-            is_own_export=source == self._ground.node.topic_ids[self._ground.topics.profiles],
+            is_own_export=source == self._ground.topic_id,
             now_ms=self._clock.time_ms(),
             ttl_ms=self._settings.idempotency_ttl_ms,
         )

@@ -19,6 +19,7 @@ from app.profiles.requests import ANY, IfMatch, ReadOptions
 from app.profiles.results import (
     EmailTaken,
     Page,
+    ProfileDiffers,
     ProfileNotFound,
     Read,
     ServedBy,
@@ -132,6 +133,20 @@ class FakeService:
         self._check(self._known(uid), if_match)
         del self.profiles[uid]
         return Written(None, is_created=False, is_changed=True, positions={})
+
+    async def restore(self, uid: str, document: object, *, source: str | None, deadline: Deadline) -> Written:
+        self._note(uid=uid, document=document, source=source, deadline=deadline)
+        profile = self._validator.exported(document, uid)
+        if uid in self.profiles:
+            if self._stored(uid).body == profile.body:
+                return Written(profile.stored, is_created=False, is_changed=False, positions={})
+            raise ProfileDiffers(uid, self.profiles[uid]["version"])
+        self._refuse_taken(profile.address.key, None)
+        self.profiles[uid] = json.loads(profile.body)
+        return self._written(uid, is_created=True)
+
+    def topic_id(self) -> str:
+        return "id-1"
 
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:
         return TOKEN

@@ -201,7 +201,8 @@ def test_claim_of_another_profile_is_never_released(state: State, is_delete: boo
     """A profile that lost its claim to another does not take the other's away."""
     uid = create(state, "bob1@mail.com")
     state.put_claim(b"bob1@mail.com", "74292b21-0fbb-4f1d-a18f-fa80f947fa5d")
-    command = Delete(DOMAIN, event(), ALL, uid, None, False, NOW_MS) if is_delete else update(uid, new_email("bob2@mail.com"))
+    delete, change = Delete(DOMAIN, event(), ALL, uid, None, False, NOW_MS), update(uid, new_email("bob2@mail.com"))
+    command = delete if is_delete else change
     decision = decide(state, command)
     assert (NAMES.emails, True) not in places(decision.records)
     assert state.claim(b"bob1@mail.com") is not None
