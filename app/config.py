@@ -70,6 +70,12 @@ class AppConfig:
     header_timeout_ms: int
     body_timeout_ms: int
     idle_timeout_ms: int
+    sink_api_key: str | None = field(repr=False)
+    sink_api_key_file: Path | None
+    sink_username: str | None
+    sink_password: str | None = field(repr=False)
+    sink_password_file: Path | None
+    sink_ca_file: Path | None
     log_format: str
     log_level: str
     kafka: Mapping[str, Any] = field(repr=False)

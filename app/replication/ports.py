@@ -19,9 +19,9 @@ class Change(NamedTuple):
 
     `offset`: its place in the partition. Of two changes of a uid the one with the greater offset is the newer, whoever
     wrote them: unlike `version`, which begins anew when a deleted profile is restored from an export, and which a
-    foreign producer may get wrong. `uid`: the text of a UUID. `version`: the profile's; a delete's is one more than that
-    of the last state, or 0 where a foreign tombstone says none. `body`: the profile as it is served (JSON, UTF-8), None
-    for a delete. `headers`: those of the record, in its order; empty where the source has none (change feed).
+    foreign producer may get wrong. `uid`: the text of a UUID. `version`: the profile's; a delete's is one more than
+    that of the last state, or 0 where a foreign tombstone says none. `body`: the profile as it is served (JSON, UTF-8),
+    None for a delete. `headers`: those of the record, in its order; empty where the source has none (change feed).
     `timestamp_ms`: the record's, 0 where it is not known.
     """
 
