@@ -16,9 +16,9 @@ from app.http.docs import Docs, Documents, OpenApi, ProblemPage
 from app.http.entry import Entry
 from app.http.fastpath import FastPath, ProxiedPath
 from app.http.forward import Dispatch
+from app.http.imports import IMPORT_PATH, Imports
 from app.http.metadata import KeyMetadata, Metadata, StoreMetadata
 from app.http.ops import Livez, MetricsPage, Quarantine, Readyz
-from app.http.imports import IMPORT_PATH, Imports
 from app.http.ports import Listing, Metrics, NodeView, Service
 from app.http.profiles import PROFILES_PATH, Profile, Profiles
 from app.http.search import SEARCH_PATH, Search
@@ -61,6 +61,7 @@ def create_api(
         PROFILES_PATH: Profiles(service, clock, dispatch, listing),
         PROFILES_PATH + "/{uid}": Profile(service, clock, dispatch),
         SEARCH_PATH: Search(service, clock, dispatch),
+        IMPORT_PATH: Imports(service, clock, dispatch),
         "/api/openapi.json": OpenApi(documents),
         "/docs": Docs(documents),
         "/problems/{slug}": ProblemPage(),

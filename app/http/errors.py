@@ -173,11 +173,11 @@ _BY_TYPE: Mapping[type, Callable[[Any], Problem]] = {
     results.EmailTaken: lambda error: Problem(
         "email-taken", "another profile has this e-mail", pointer="#/email", existing_uid=error.existing_uid
     ),
-    results.IdempotencyKeyReused: lambda _: Problem("idempotency-key-reused", "the key came with another payload"),
-    results.IdempotencyInProgress: lambda _: Problem(
     results.ProfileDiffers: lambda error: Problem(
         "profile-differs", "the profile is there in another state", uid=error.uid, current_version=error.current_version
     ),
+    results.IdempotencyKeyReused: lambda _: Problem("idempotency-key-reused", "the key came with another payload"),
+    results.IdempotencyInProgress: lambda _: Problem(
         "idempotency-in-progress", "the first request has no outcome yet", headers=_retry_after(_IN_PROGRESS_RETRY_S)
     ),
     results.ProfileGone: lambda error: Problem("profile-gone", "the profile was deleted since", uid=error.uid),
