@@ -172,6 +172,11 @@ class Dispatch:
         )
         return await self._router.run(errand, PLAIN, lambda *_: call())
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other node, ever."""
+        return self._router is None
+
     def partition_of(self, key: bytes) -> int:
         """Return the partition of a uid or an e-mail's key. Raises Unavailable while the log was never reached."""
         return partition_for(key, self._partitions())

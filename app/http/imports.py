@@ -43,7 +43,7 @@ class Line:
         self.document: Any = None
         #: Of a profile to be restored; empty for one to be created.
         self.uid = ""
-        #: Whose partition's owner decides; None where nobody has to.
+        #: Whose partition's owner decides; None where nobody has to, or this node has everything.
         self.key: bytes | None = None
         self.answer = b""
 
@@ -84,7 +84,7 @@ class Imports:
         try:
             document = line.document = parse_json(line.text)
             if not isinstance(document, dict) or "uid" not in document:
-                line.key = self._service.create_key(document, None)
+                line.key = None if self._dispatch.is_alone else self._service.create_key(document, None)
             elif type(uid := document["uid"]) is str and is_uid(uid) is not None:
                 line.uid, line.key = uid, uid.encode()
             else:

@@ -215,8 +215,6 @@ class Validator:
         if not isinstance(document, dict):
             raise ValidationFailed([_error("#", "not_an_object")])
         errors = [_error("#/uid", "uid_mismatch")] if document.get("uid", uid) != uid else []
-        if type(document.get("version", 1)) is bool:  # for marshmallow a number
-            errors.append(_error("#/version", "invalid_type"))
         members = _checked(self._exported, document, errors)
         content = NewProfile(members["username"], members["email"])
         return restored(

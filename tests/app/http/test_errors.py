@@ -29,6 +29,12 @@ FAILURES: list[tuple[Exception, int, str, dict[str, object]]] = [
         {"errors": [{"pointer": "#/email", "code": "invalid_email", "detail": "No."}]},
     ),
     (results.EmailTaken(UNKNOWN_UID), 409, "email-taken", {"pointer": "#/email", "existing_uid": UNKNOWN_UID}),
+    (
+        results.ProfileDiffers(UNKNOWN_UID, 7),
+        409,
+        "profile-differs",
+        {"uid": UNKNOWN_UID, "current_version": 7},
+    ),
     (results.IdempotencyKeyReused(), 422, "idempotency-key-reused", {}),
     (results.IdempotencyInProgress(), 409, "idempotency-in-progress", {}),
     (results.ProfileGone(UNKNOWN_UID), 410, "profile-gone", {"uid": UNKNOWN_UID}),
