@@ -62,6 +62,7 @@ class Lifespan:
         assembly = self._assembly
         if EDGE_STATS in state:
             assembly.metrics.watch_edge(state[EDGE_STATS])
+            assembly.feed.watch_edge(state[EDGE_STATS])
         assembly.start()
         deadline = Deadline.after(_START_LOOK_S, assembly.clock)
         while not deadline.has_passed(assembly.clock):

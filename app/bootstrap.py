@@ -19,6 +19,7 @@ from app.cluster.handover import hand_over
 from app.cluster.operations import read_operations
 from app.cluster.ports import Members, only
 from app.config import AppConfig
+from app.feed.feed import Feed
 from app.http.api import create_api
 from app.http.entry import Entry
 from app.observability.metrics import Metrics
@@ -66,6 +67,7 @@ class Assembly:
         node: StreamsNode,
         api: Entry,
         metrics: Metrics,
+        feed: Feed,
         clock: Clock,
         lock: DirectoryLock,
         attendance: Attendance | None,
@@ -73,6 +75,7 @@ class Assembly:
     ) -> None:
         self.node = node
         self.api = api
+        self.feed = feed
         self.metrics = metrics
         self.clock = clock
         #: Why the node gave up, once it did.
@@ -89,13 +92,16 @@ class Assembly:
             self._attendance.start()
 
     async def hand_over(self) -> None:
-        """Let the others take over while requests still come in; at once for a node that is alone, or cannot go on."""
+        """Let the others take over while requests still come in; at once for a node that is alone, or cannot go on.
+        Who listens to the change feed is sent on first: he would keep the node from stopping."""
+        self.feed.drain()
         if self._attendance is not None and self.fatal_error is None:
             await hand_over(self.node, self.clock)
 
     async def stop(self, deadline: Deadline) -> None:
         """Drain, commit, leave, close, in this order; returns at *deadline* at the latest. Idempotent."""
         await self._sweep.stop()
+        await self.feed.stop()
         await asyncio.to_thread(self.node.stop, deadline)
         if self._attendance is not None:
             await self._attendance.stop()
@@ -163,6 +169,7 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
     metrics.watch_sweep(service.writes.sweep)
     fan_out = None if peers is None else FanOut(node=node, peers=peers, clock=clock)
     counts = Counts(node=node, stores=COUNTED_STORES, peers=peers, fan_out=fan_out)
+    feed = _open_feed(config, log, node, service, metrics, clock)
     attendance, cluster = None, None
     if peers is not None and fan_out is not None:
         attendance, cluster = _join(config, node, peers, service, metrics, counts, fan_out, clock)
@@ -178,10 +185,12 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
             members=only(node, node.positions)
             if attendance is None or peers is None
             else Members(node, attendance.positions_of, peers.is_suspected),
+            feed=feed,
             cluster=cluster,
             counts=counts,
         ),
         metrics=metrics,
+        feed=feed,
         clock=clock,
         lock=lock,
         attendance=attendance,
@@ -189,6 +198,15 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
     )
     fatal.append(assembly)
     return assembly
+
+
+def _open_feed(
+    config: AppConfig, log: Log, node: StreamsNode, service: ProfileService, metrics: Metrics, clock: Clock
+) -> Feed:
+    topic, limit = TopicNames.prefixed(config.topic_prefix).profiles, config.max_listeners
+    feed = Feed(log=log, topic=topic, node=node, signer=lambda: service.tokens, clock=clock, max_listeners=limit)
+    metrics.watch_feed(feed)
+    return feed
 
 
 def _open_peers(config: AppConfig, node: StreamsNode, clock: Clock) -> HttpPeers:

@@ -67,6 +67,7 @@ class AppConfig:
     request_timeout_ms: int
     max_queued_commands: int
     max_connections: int
+    max_listeners: int
     header_timeout_ms: int
     body_timeout_ms: int
     idle_timeout_ms: int

@@ -256,6 +256,14 @@ SETTINGS: tuple[Setting, ...] = (
         "open connections; more are answered 503 overloaded",
     ),
     Setting(
+        "PROFILES_MAX_LISTENERS",
+        "max_listeners",
+        "2500",
+        integer(0, 100_000),
+        "long polls and event streams of the change feed, besides the connections; more are answered 503 "
+        "too-many-listeners",
+    ),
+    Setting(
         "PROFILES_HEADER_TIMEOUT_MS",
         "header_timeout_ms",
         "10000",

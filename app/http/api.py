@@ -10,7 +10,9 @@ from falcon.asgi import App, Request, Response
 
 from app.cluster.assembly import Cluster
 from app.cluster.ports import Members
+from app.feed.feed import Feed
 from app.http import errors
+from app.http.changes import CHANGES_PATH, Changes
 from app.http.context import REQUEST_ID, STARTED
 from app.http.docs import Docs, Documents, OpenApi, ProblemPage
 from app.http.entry import Entry
@@ -41,6 +43,7 @@ def create_api(
     request_timeout_s: float,
     random: RandomBytes,
     members: Members,
+    feed: Feed,
     cluster: Cluster | None,
     counts: Counts,
 ) -> Entry:
@@ -61,6 +64,7 @@ def create_api(
         PROFILES_PATH: Profiles(service, clock, dispatch, listing),
         PROFILES_PATH + "/{uid}": Profile(service, clock, dispatch),
         SEARCH_PATH: Search(service, clock, dispatch),
+        CHANGES_PATH: Changes(feed, clock),
         IMPORT_PATH: Imports(service, clock, dispatch),
         "/api/openapi.json": OpenApi(documents),
         "/docs": Docs(documents),

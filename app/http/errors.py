@@ -14,6 +14,7 @@ import falcon
 from falcon.asgi import App, Request, Response
 
 from app.cluster.router import Answered, ClaimFound, Misdirected, OwnerUnreachable
+from app.feed.errors import BEGINNING, FeedExpired, TooManyListeners
 from app.http.context import REQUEST_ID, TRAIL
 from app.http.forward import write_answer, write_claim, write_misdirected
 from app.http.problems import MEDIA_PROBLEM, Problem
@@ -158,6 +159,7 @@ _SENTENCES = {
     "not-written": "the change was not written and never will be",
     "draining": "the node is stopping",
     "overloaded": "too many requests wait already; nothing was begun",
+    "too-many-listeners": "no further listener is taken here now",
 }
 
 _BY_TYPE: Mapping[type, Callable[[Any], Problem]] = {
@@ -185,6 +187,8 @@ _BY_TYPE: Mapping[type, Callable[[Any], Problem]] = {
         "bad-cursor", f"{error.parameter} is not one that this service gave out", parameter=error.parameter
     ),
     results.WriteOutcomeUnknown: _outcome_unknown,
+    FeedExpired: lambda error: Problem("feed-expired", str(error), restart_from=BEGINNING),
+    TooManyListeners: _unavailable("too-many-listeners"),
     OwnerUnreachable: _unavailable("owner-unreachable"),
     PeerUnreachable: _unavailable("owner-unreachable"),
     PeerLost: _unavailable("owner-unreachable"),

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
+from app.http.changes import CHANGES_PATH, MEDIA_EVENTS
 from app.http.imports import IMPORT_PATH, MAX_LINES
 from app.http.openapi_parts import RESPONSE_HEADERS, Document, parameters
 from app.http.problems import JSON_TYPES, LINES_TYPES, MEDIA_PROBLEM, PATCH_TYPES, PROBLEMS
@@ -40,6 +41,7 @@ def build() -> Document:
         "/api/profile": _path(**_collection()),
         "/api/profile/{uid}": _path(**_profile()),
         "/api/search": _path(**_search()),
+        CHANGES_PATH: _path(**_changes()),
         IMPORT_PATH: _path(**_import()),
         **_operations(),
     }
@@ -238,6 +240,17 @@ def _import() -> Document:
             problems=(*_WRITE, *of_a_line, "payload-too-large", "unsupported-media-type"),
             tag="operations",
         ),
+    }
+
+
+def _changes() -> Document:
+    names = ("since", "feed", "changes", "timeout", "heartbeat", "include_docs", "partition", "LastEventId")
+    answer = _response("The changes, or a stream of them.", {MEDIA_JSON: {}, MEDIA_EVENTS: {}})
+    problems = (*_READ, "log-unavailable", "feed-expired", "too-many-listeners")
+    return {
+        "get": _operation(
+            "changes", "Follow the changes", parameters=names, responses={"200": answer}, problems=problems
+        )
     }
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.http.changes import FEEDS, LAST_EVENT_ID, MAX_TIMEOUT_MS, MIN_HEARTBEAT_MS, NORMAL
 from app.http.metadata import STORES
 from app.http.ops import QUARANTINE_LIMIT
 from app.http.problems import PROBLEMS
@@ -56,6 +57,28 @@ def parameters() -> dict[str, Document]:
         "source": query("source", "The id of the topic that the lines were exported from."),
         "store": {"in": "path", "name": "store", "required": True, "schema": {"type": "string", "enum": list(STORES)}},
         "key": {"in": "path", "name": "key", "required": True, "schema": {"type": "string"}},
+        "since": query(
+            "since", "`0`: from the beginning; `now`; or the `seq` of a result, or `last_seq`, to go on.", default="0"
+        ),
+        "feed": query(
+            "feed", "Answer at once, when there is something, or go on answering.", enum=list(FEEDS), default=NORMAL
+        ),
+        "changes": query("limit", "Results at most; of a stream: the end.", type="integer", minimum=1, maximum=1000),
+        "timeout": query(
+            "timeout", "How long a long poll may wait, in ms.", type="integer", minimum=0, maximum=MAX_TIMEOUT_MS
+        ),
+        "heartbeat": query(
+            "heartbeat",
+            "After so many ms without a change a stream sends a comment.",
+            type="integer",
+            minimum=MIN_HEARTBEAT_MS,
+            maximum=MAX_TIMEOUT_MS,
+        ),
+        "include_docs": query("include_docs", "Send each profile, too.", enum=["true", "false"], default="false"),
+        "partition": query("partition", "Only this partition.", type="integer", minimum=0),
+        "LastEventId": header(
+            LAST_EVENT_ID, "Goes before `since`: an EventSource that comes again sends it."
+        ),
         "verbose": query("verbose", "Show the tasks of a ready node, too."),
         "IfMatch": header("If-Match", "The versions that the request is for, or *."),
         "IfNoneMatch": header("If-None-Match", "The versions that the client has: 304 if one is current."),

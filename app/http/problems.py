@@ -250,6 +250,23 @@ _TABLE = (
         is_retriable=True,
     ),
     ProblemType(
+        "feed-expired",
+        410,
+        "The place in the change feed is too old",
+        "The log need not have all that came after this `seq` any more: deletions may be gone from it, or it was made "
+        "anew, or has lost its end.",
+        "Empty your copy, and begin again with the `since` that `restart_from` names.",
+        ("restart_from",),
+    ),
+    ProblemType(
+        "too-many-listeners",
+        503,
+        "Too many listen to the change feed already",
+        "As many clients wait for changes at this node as it was set up for.",
+        "Send the same request again after the seconds that Retry-After names, or to another node.",
+        is_retriable=True,
+    ),
+    ProblemType(
         "outcome-unknown",
         504,
         "It is not known whether the change was written",

@@ -100,6 +100,16 @@ CATALOGUE: tuple[Entry, ...] = (
         "Claims of e-mails that the sweep has looked at, and asked about since they might hold no profile.",
         ("step",),
     ),
+    Entry("feed_listeners", "gauge", "listeners", "Long polls and event streams of the change feed that are open."),
+    Entry("feed_events", "counter", "results", "Results of the change feed that were sent."),
+    Entry(
+        "feed_catch_up_reads",
+        "counter",
+        "reads",
+        "Reads of the log for the change feed, since what was asked for was not in memory.",
+    ),
+    Entry("feed_slow_listeners", "counter", "listeners", "Event streams that ended because their client did not read."),
+    Entry("feed_ring_bytes", "gauge", "bytes", "Memory that the last changes take, for those who follow closely."),
     Entry("http_connections", "gauge", "connections", "Open connections."),
     Entry("http_connections_refused", "counter", "connections", "Connections over the limit, answered 503."),
     Entry("http_connections_evicted", "counter", "connections", "Silent connections closed in favour of new ones."),
@@ -144,6 +154,20 @@ class SweepSource(Protocol):
     asked: int
 
 
+class FeedSource(Protocol):
+    """What is read of the change feed (`app.feed.feed.Feed`)."""
+
+    listeners: int
+    events_sent: int
+    slow_listeners: int
+
+    @property
+    def catch_up_reads(self) -> int: ...
+
+    @property
+    def ring_bytes(self) -> int: ...
+
+
 class _Requests:
     """Counts of one (method, route, status)."""
 
@@ -172,6 +196,7 @@ class Metrics(Collector):
         self._edge: EdgeStats | None = None
         self._cluster: tuple[str, PeersSource, GateSource] | None = None
         self._sweep: SweepSource | None = None
+        self._feed: FeedSource | None = None
         self._requests: dict[tuple[str, str, int], _Requests] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -188,6 +213,10 @@ class Metrics(Collector):
     def watch_sweep(self, sweep: SweepSource) -> None:
         """Export what the sweep has done, too."""
         self._sweep = sweep
+
+    def watch_feed(self, feed: FeedSource) -> None:
+        """Export what the change feed does, too."""
+        self._feed = feed
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer. *route* is a template and *method* one of a fixed list, so that the labels are few."""
@@ -212,6 +241,8 @@ class Metrics(Collector):
         yield from self._collect_health(self._node.health())
         yield from self._collect_storage()
         yield from self._collect_cluster(self._node.view)
+        if self._feed is not None:
+            yield from _collect_feed(self._feed)
         if self._edge is not None:
             yield from _collect_edge(self._edge)
 
@@ -279,6 +310,14 @@ class Metrics(Collector):
         if self._sweep is not None:
             steps = {("looked-at",): self._sweep.looked_at, ("asked",): self._sweep.asked}
             yield _counter("claims_swept", {labels: float(count) for labels, count in steps.items()})
+
+
+def _collect_feed(feed: FeedSource) -> Iterator[Metric]:
+    yield _gauge("feed_listeners", {(): feed.listeners})
+    yield _counter("feed_events", {(): feed.events_sent})
+    yield _counter("feed_catch_up_reads", {(): feed.catch_up_reads})
+    yield _counter("feed_slow_listeners", {(): feed.slow_listeners})
+    yield _gauge("feed_ring_bytes", {(): feed.ring_bytes})
 
 
 def _collect_edge(edge: EdgeStats) -> Iterator[Metric]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EdgeLimits:
-    """Bounds on connections. Times are seconds; each is kept within one sweep (a second, less where it is short).
+    """Bounds on connections. `max_listeners`: connections of listeners, which come on top of `max_connections`; the
+    application keeps that limit, and counts them in `EdgeStats`. Times are seconds; each is kept within one sweep (a
+    second, less where it is short).
 
     `header_timeout_s`: from connecting, or from a request's first byte, to its complete head.
     `body_timeout_s`: from the head to the last byte of the body; without any byte, half of it.
@@ -18,6 +20,7 @@ class EdgeLimits:
     """
 
     max_connections: int = 1000
+    max_listeners: int = 0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
@@ -40,6 +43,7 @@ class EdgeStats:
 
     is_draining: bool = False
     open_connections: int = 0
+    listeners: int = 0
     refused_connections: int = 0
     evicted_connections: int = 0
     timeouts: Counter[str] = field(default_factory=Counter)

@@ -52,6 +52,7 @@ def gunicorn_settings(config: AppConfig) -> dict[str, Any]:
     """Return gunicorn's settings for *config*, hooks included."""
     limits = EdgeLimits(
         max_connections=config.max_connections,
+        max_listeners=config.max_listeners,
         header_timeout_s=config.header_timeout_ms / 1000,
         body_timeout_s=config.body_timeout_ms / 1000,
         idle_timeout_s=config.idle_timeout_ms / 1000,

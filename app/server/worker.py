@@ -63,7 +63,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self._wake: asyncio.Event | None = None
 
     def init_process(self) -> None:
-        _raise_open_file_limit(self.limits.max_connections)
+        _raise_open_file_limit(self.limits.max_connections + self.limits.max_listeners)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # What was imported stays for ever, and records and requests hold no cycles: collecting them in Python's usual
         # rhythm cost a restore half of its rate.
@@ -105,8 +105,9 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
     # Admission, called by the connections.
 
     def admit(self, protocol: EdgeProtocol) -> bool:
-        """Count the connection in; at the limit, only if one that has sent nothing for a while can make room."""
-        if len(self.connections) >= self.limits.max_connections and not self._evict():
+        """Count the connection in; at the limit, only if one that has sent nothing for a while can make room. Who
+        listens to a feed for hours takes no place from those who ask."""
+        if len(self.connections) - self.stats.listeners >= self.limits.max_connections and not self._evict():
             return False
         self.connections.add(protocol)
         self.stats.open_connections = len(self.connections)

@@ -200,6 +200,7 @@ class Member(edge.Edge):
             request_timeout_s=TIMEOUT_S,
             random=Random(f"edge of {self.node_id}").randbytes,
             members=Members(self.cluster_node, lambda one: {0: 7} if one == "a" else None, peers.is_suspected),
+            feed=edge.silent_feed(),
             cluster=cluster,
             counts=counts,
         )

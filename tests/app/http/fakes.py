@@ -13,6 +13,7 @@ from falcon.asgi import App
 from falcon.inspect import inspect_routes
 
 from app.cluster.ports import only
+from app.feed.feed import Feed
 from app.http.api import create_api
 from app.profiles.email import EmailPolicy, InvalidEmail, normalise
 from app.profiles.requests import ANY, IfMatch, ReadOptions
@@ -32,8 +33,10 @@ from app.profiles.schema import Validator, email_error
 from app.profiles.topics import COUNTED_STORES
 from streams.clock import Deadline, SystemClock
 from streams.cluster import ClusterView, NodeInfo, Placement
+from streams.errors import Unavailable
 from streams.queries.counts import Counts
 from streams.records import TopicPartition
+from streams.testing import MemoryLog
 from tests.app.profiles.fakes import FakeNode as StoreNode
 from tests.app.profiles.fakes import State
 
@@ -303,6 +306,7 @@ class Edge:
             request_timeout_s=10.0,
             random=os.urandom,
             members=only(self.node, lambda: {0: 5, 1: 6}),
+            feed=silent_feed(),
             cluster=None,
             counts=Counts(node=StoreNode(State(self.node.partitions)), stores=COUNTED_STORES),
         )
@@ -392,6 +396,22 @@ class Edge:
         elif "Content-Length" in answer:
             assert int(answer["Content-Length"]) == len(answer.body)
         return answer
+
+
+def silent_feed() -> Feed:
+    """Return a change feed of a log that was not reached yet."""
+
+    def unknown() -> Any:
+        raise Unavailable("the log has not been reached yet")
+
+    class Nowhere:
+        partitions = property(lambda _: unknown())
+        topic_ids = property(lambda _: unknown())
+
+    clock = SystemClock()
+    return Feed(
+        log=MemoryLog(clock=clock), topic="profiles", node=Nowhere(), signer=unknown, clock=clock, max_listeners=1
+    )
 
 
 def _dumps(value: object) -> bytes:

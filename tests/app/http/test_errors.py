@@ -6,6 +6,7 @@ from html import unescape
 import pytest
 
 from app.cluster.router import OwnerUnreachable
+from app.feed.errors import FeedExpired, TooManyListeners
 from app.http.errors import MAX_RETRY_AFTER_S
 from app.http.problems import PROBLEMS
 from app.profiles import results
@@ -58,6 +59,8 @@ FAILURES: list[tuple[Exception, int, str, dict[str, object]]] = [
     (errors.StoreError("x"), 503, "restoring", {}),
     (errors.Unavailable("x", partition=2), 503, "restoring", {"partition": 2}),
     (errors.OffsetOutOfRange("t", 1, 2), 503, "restoring", {"partition": 1}),
+    (FeedExpired("x"), 410, "feed-expired", {"restart_from": "0"}),
+    (TooManyListeners("x"), 503, "too-many-listeners", {}),
 ]
 
 STANDARD = {"type", "title", "status", "detail", "instance", "request_id"}

@@ -49,6 +49,16 @@ class Gate:
         self.refusals = Counter({"stale": 2})
 
 
+class Feed:
+    """Has one listener."""
+
+    listeners = 1
+    events_sent = 5
+    slow_listeners = 0
+    catch_up_reads = 2
+    ring_bytes = 400
+
+
 class Sweep:
     """Has been round."""
 
@@ -73,6 +83,7 @@ def test_every_metric_of_the_catalogue_is_exported_with_its_kind_and_no_other_of
     metrics = make(Node())
     metrics.watch_edge(EdgeStats())
     metrics.watch_peers("a", Peers(), Gate())
+    metrics.watch_feed(Feed())
     metrics.watch_sweep(Sweep())
     found = {family.name: family.type for family in text_string_to_metric_families(metrics.render().decode())}
     ours = {name: kind for name, kind in found.items() if not name.startswith("process_")}
