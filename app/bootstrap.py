@@ -130,7 +130,6 @@ def assemble(config: AppConfig, *, clock: Clock | None = None) -> Assembly:
 def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
     node_id = config.node_id or _kept(config.state_dir / "node-id", lambda: uuid.uuid4().hex)
     log = open_log(config, node_id=node_id, clock=clock)
-    names = TopicNames.prefixed(config.topic_prefix)
     fatal: list[Assembly] = []
     node = StreamsNode(
         topology=topology_of(config),
@@ -156,7 +155,7 @@ def _assemble(config: AppConfig, clock: Clock, lock: DirectoryLock) -> Assembly:
         node=node,
         table=AsyncTable(node.table, clock),
         clock=clock,
-        topics=names,
+        topics=TopicNames.prefixed(config.topic_prefix),
         random=os.urandom,
         settings=ProfileSettings(
             token_secret=_secret(config),
