@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from app.cli import cluster, commands
+from app.cli import cluster, commands, replicate
 from app.config import AppConfig
 from app.observability import logs
 from streams.errors import StreamsError
@@ -94,8 +94,23 @@ def build_parser() -> argparse.ArgumentParser:
         "The log is not touched, so nothing is lost.\n\nexample:\n  python -m app rebuild --task 3",
     )
     rebuild.add_argument("--task", type=int, action="append", metavar="N", help="only this partition; may be repeated")
+    _add_replicate(subparsers)
     _add_questions(subparsers)
     return parser
+
+
+def _add_replicate(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command that copies the profiles, with one command below it for each kind of sink."""
+    parent = _add(
+        subparsers,
+        "replicate",
+        None,
+        "copy the profiles to another system, and follow their changes until SIGTERM or Ctrl-C",
+        "example:\n  python -m app replicate elasticsearch --url http://127.0.0.1:9200 --index profiles",
+    )
+    kinds = parent.add_subparsers(title="commands", required=True, metavar="command")
+    for target in replicate.TARGETS:
+        replicate.add_arguments(_add(kinds, target.name, replicate.replicate, target.summary, target.epilog), target)
 
 
 def _add_questions(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -6,7 +6,9 @@ and whatever `index.gc_deletes` is; positions lie in the index that they are abo
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -53,12 +55,8 @@ class SearchSink:
         self._index: str | None = None  # the one that is written to
         self._pending: dict[int, Position] = {}
         self._flushed: dict[int, Position] = {}
-        self._rebuilding: SourceInfo | None = None
 
     def ensure(self, source: SourceInfo) -> None:
-        if self._rebuilding is not None:
-            self.begin_rebuild(source)
-            return
         live = self._live()
         while live is None:
             live = self._create(source, {self._alias: {"filter": index.PROFILES_ONLY}}) or self._live()
@@ -109,7 +107,6 @@ class SearchSink:
     # Rebuilding.
 
     def begin_rebuild(self, source: SourceInfo) -> None:
-        self._rebuilding = source
         self._live()  # Refuses what is not ours.
         name = index.rebuild_alias(self._alias)
         while (found := self._indices_of(name)) != []:
@@ -129,7 +126,6 @@ class SearchSink:
         name = index.rebuild_alias(self._alias)
         if self._indices_of(name) != [target]:
             if self._live() == target:
-                self._rebuilding = None
                 return  # Somebody else has finished it, or we have, and did not hear of it.
             raise SinkMoved(f"{target} is not being rebuilt any more")
         self._client.request("PUT", f"{target}/_settings", {"index": {"refresh_interval": None}})
@@ -142,35 +138,41 @@ class SearchSink:
         if old is not None:
             actions.append({"remove_index": {"index": old}})
         self._client.request("POST", "_aliases", {"actions": actions})
-        self._rebuilding = None
         logger.info("index_switched", extra={"index": target, "removed": old})
 
     # Inspecting.
 
+    def attach(self, source: SourceInfo | None = None) -> None:
+        live = self._live()
+        if live is None:
+            raise SinkUnusable(f"there is no index {self._alias}: nothing was copied there yet")
+        if source is not None:
+            self._check(live, source)
+        self._write_to(live)
+
     def scan(self) -> Iterator[Held]:
+        return self._scroll(index.ALL_BUT_POSITIONS)
+
+    def look_up(self, uids: Sequence[str]) -> Mapping[str, Held]:
+        return {uid: _held(document) for uid, document in self._get(uids).items()} if uids else {}
+
+    def refused(self, limit: int) -> list[Refused]:
+        with closing(self._scroll(index.REFUSED_ONLY)) as held:
+            return [Refused(one.uid, one.version, one.reason or "") for one in islice(held, limit)]
+
+    def _scroll(self, query: Mapping[str, Any]) -> Generator[Held, None, None]:
+        """Yield what matches *query* now. A scroll, since all servers have it; it sees one state of the index."""
         target = self._target
         self._client.request("POST", f"{target}/_refresh")
-        body = {"size": _SCAN_PAGE, "sort": ["_doc"], "query": index.ALL_BUT_POSITIONS}
+        body = {"size": _SCAN_PAGE, "sort": ["_doc"], "query": query}
         page = self._client.request("POST", f"{target}/_search?scroll={_SCROLL}", body).document
-        scroll = page["_scroll_id"]
+        scroll = {"scroll": _SCROLL, "scroll_id": page["_scroll_id"]}
         try:
             while hits := _hits(page):
                 yield from (_held(hit) for hit in hits)
-                page = self._client.request("POST", "_search/scroll", {"scroll": _SCROLL, "scroll_id": scroll}).document
-                scroll = page.get("_scroll_id", scroll)
+                page = self._client.request("POST", "_search/scroll", scroll).document
         finally:
-            self._client.request("DELETE", "_search/scroll", {"scroll_id": scroll}, expected=(200, 404))
-
-    def look_up(self, uids: Sequence[str]) -> Mapping[str, Held]:
-        return {uid: _held(document) for uid, document in self._get(uids).items()}
-
-    def refused(self, limit: int) -> list[Refused]:
-        target = self._target
-        self._client.request("POST", f"{target}/_refresh")
-        body = {"size": limit, "query": index.REFUSED_ONLY}
-        page = self._client.request("POST", f"{target}/_search", body).document
-        found = [_held(hit) for hit in _hits(page)]
-        return [Refused(one.uid, one.version, one.reason or "") for one in found]
+            self._client.request("DELETE", "_search/scroll", {"scroll_id": scroll["scroll_id"]}, expected=(200, 404))
 
     # What follows is about names.
 

@@ -59,7 +59,7 @@ class LogSource:
             raise SourceUnavailable(f"the topic {self._topic} does not exist yet; the service creates it")
         self._watch.identity = info.topic_id
         retention_ms = int(info.config.get("delete.retention.ms", _DEFAULT_RETENTION_MS))
-        return SourceInfo(info.topic_id, info.partitions, retention_ms // 2)
+        return SourceInfo(info.topic_id, info.partitions, retention_ms - retention_ms // 4)
 
     def assign(self, positions: Mapping[int, Position | None]) -> None:
         now_ms, now = self._clock.time_ms(), self._clock.monotonic()

@@ -231,7 +231,13 @@ class Held(NamedTuple):
 
 
 class Inspectable(Protocol):
-    """A sink that can be compared with the log (`--verify`) and asked what it set aside (`--refused`)."""
+    """A sink that can be compared with the log (`--verify`) and asked what it set aside (`--refused`). `attach` comes
+    first."""
+
+    def attach(self, source: SourceInfo | None = None) -> None:
+        """Look at what is there; make nothing, take over nothing. Raises SinkUnavailable; SinkUnusable when there is
+        nothing of ours, or it was filled from another source than *source*."""
+        ...
 
     def scan(self) -> Iterator[Held]:
         """Yield everything that is held, each uid once, in any order; a bounded part in memory at a time. Raises
@@ -252,10 +258,10 @@ class Rebuildable(Protocol):
 
     def begin_rebuild(self, source: SourceInfo) -> None:
         """Write to a new, empty place from now on, or to the one that an interrupted rebuild has begun: `positions`
-        are those of that place. Readers see the old one. Raises like `Sink.ensure`."""
+        are those of that place. Readers see the old one. It may be called again. Raises like `Sink.ensure`."""
         ...
 
     def finish_rebuild(self) -> None:
         """Let the readers see the new place instead of the old, in one step, and remove the old one. Call `flush`
-        first."""
+        first. It may be called again when its outcome is not known. Raises like `Sink.write`."""
         ...

@@ -6,6 +6,7 @@ the run with an error that says what to do.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TypeVar
 from app.replication.ports import (
     Batch,
     Position,
+    Rebuildable,
     Share,
     Sink,
     SinkMoved,
@@ -25,16 +27,19 @@ from app.replication.ports import (
     Written,
 )
 from app.replication.progress import Progress
+from app.replication.sharing import Everything
 from streams.clock import Backoff, Clock
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-POLL_S = 0.5
+_POLL_S = 0.5
 #: Positions are written so often while there is something to write: a restart repeats about that much.
 FLUSH_INTERVAL_S = 1.0
 _LONGEST_WAIT_S = 15.0
+#: A rebuild goes on until it is only so far behind.
+_SHORT_PASS_S = 2.0
 #: How many reasons of refused changes are logged one by one in a run.
 _LOGGED_REFUSALS = 20
 
@@ -66,38 +71,67 @@ class Replicator:
         self._is_from_beginning = is_from_beginning
         self._begun: set[int] = set()  # partitions whose beginning was asked for, once
         self._info: SourceInfo | None = None
+        self._ensure: Callable[[SourceInfo], None] = sink.ensure
         self._must_stop = threading.Event()
         self._backoff = Backoff(initial_s=0.1, maximum_s=_LONGEST_WAIT_S)
         self._partitions: frozenset[int] | None = None  # None: the sink must be asked for its positions
         self._flushed_at = 0.0
         self._is_dirty = False
 
-    def run(self, *, is_once: bool = False) -> None:
+    def run(self, *, is_once: bool = False) -> bool:
         """Copy until `stop`; with *is_once* until everything is in the sink that the log held when it was called.
+        Return whether it ended by itself.
 
         When it returns, all that was read is in the sink, with its position, or a restart will read it again.
         Raises SourceExpired, SinkUnusable, or a StreamsError of the log.
         """
+        return self._run(self._sink.ensure, self._open_share, is_once=is_once)
+
+    def rebuild(self, sink: Rebuildable) -> bool:
+        """Fill *sink*, which is the sink, anew, and let its readers switch over. Return whether that was done, and not
+        stopped; then another rebuild goes on where this one was."""
+        took_s = math.inf
+        while took_s > _SHORT_PASS_S:
+            begun_at = self._clock.monotonic()
+            if not self._run(sink.begin_rebuild, Everything.of, is_once=True):
+                return False
+            # So much is missing now: once more, unless that is little.
+            took_s = self._clock.monotonic() - begun_at if self.progress.lag_records else 0.0
+        try:
+            self._insist(sink.finish_rebuild)
+        except Stopped:
+            return False
+        self._partitions = None
+        return True
+
+    def _run(
+        self, ensure: Callable[[SourceInfo], None], open_share: Callable[[SourceInfo], Share], *, is_once: bool
+    ) -> bool:
         share: Share | None = None
+        self._ensure = ensure
         try:
             self._info = self._insist(self._source.describe)
-            share = self._open_share(self._info)
+            share = open_share(self._info)
             since: float | None = None
             while not self._must_stop.is_set():
                 if share.partitions != self._partitions:
                     self._take(share.partitions)
                     since = self._clock.monotonic() if since is None else since
                     continue
+                since = self._clock.monotonic() if since is None else since
                 self._step()
-                if is_once and since is not None and self._is_caught_up(since):
+                if is_once and self._is_caught_up(since):
                     break
+            is_whole = not self._must_stop.is_set()
             self._flush_at_end()
         except Stopped:
             # What is in flight cannot be finished; the position says so.
             logger.info("replication_stopped", extra={"reason": self.progress.waits_for})
+            return False
         finally:
             if share is not None:
                 share.close()
+        return is_whole
 
     def stop(self) -> None:
         """Finish the batch in flight, write the positions, and return from `run`."""
@@ -106,7 +140,7 @@ class Replicator:
 
     def _step(self) -> None:
         """Copy what comes next."""
-        batch = self._source.poll(POLL_S)
+        batch = self._source.poll(_POLL_S)
         try:
             if batch is not None:
                 self._write(batch)
@@ -131,7 +165,7 @@ class Replicator:
             self._flush_at_end()  # Who gets what is given up here reads less again.
         positions: dict[int, Position | None] = dict.fromkeys(partitions)
         try:
-            self._insist(partial(self._sink.ensure, self._info))
+            self._insist(partial(self._ensure, self._info))
             positions.update(self._insist(partial(self._sink.positions, partitions)))
         except SinkMoved:  # Again: the next round asks again.
             self._pause("the sink is being replaced")
