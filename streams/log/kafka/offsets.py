@@ -40,6 +40,12 @@ class Offsets:
         asked = [KafkaTopicPartition(topic, number) for number in sorted(partitions)]
         return self._ask(partial(_committed, asked), deadline, "fetch committed offsets")
 
+    def marks(self, topic: str, partitions: Collection[int], deadline: Deadline) -> dict[int, tuple[int, str]]:
+        """Return the committed offset of each partition that has one, with the text that was committed beside it. Waits
+        and raises as `committed` does."""
+        asked = [KafkaTopicPartition(topic, number) for number in sorted(partitions)]
+        return self._ask(partial(_marks, asked), deadline, "fetch committed offsets")
+
     def ends(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
         """Return the offset after the last committed record of each partition (the last stable offset). Raises
         LogUnavailable."""
@@ -87,9 +93,16 @@ class Offsets:
 def _committed(
     partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int
 ) -> dict[int, int | None]:
+    found = _marks(partitions, consumer, timeout_ms)
+    return {one.partition: found[one.partition][0] if one.partition in found else None for one in partitions}
+
+
+def _marks(
+    partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int
+) -> dict[int, tuple[int, str]]:
     """Ask for all in one request. `KafkaConsumer.committed` takes one partition, and whoever fences waits for each."""
     found = consumer._coordinator.fetch_committed_offsets(partitions, timeout_ms=timeout_ms)
-    return {one.partition: found[one].offset if one in found else None for one in partitions}
+    return {one.partition: (at.offset, at.metadata or "") for one, at in found.items() if at.offset >= 0}
 
 
 def _ends(partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int) -> dict[Any, int]:

@@ -1,67 +1,27 @@
-"""One transactional producer: fencing, and appending a group with the offsets that are its fence (KIP-447).
+"""The node's transactions: fencing, and appending a group with the offsets that are its fence (KIP-447).
 
-Everything here blocks, some of it without a limit of kafka-python's: `writer.py` runs it on a thread that it can
-abandon. Invariant: a transaction is committed only by an operation that nobody has given up yet, and what is reported
-as not appended can never be committed later.
+Invariant: every transaction carries offset commits under the generation of its snapshot, so that the group's
+coordinator refuses those of a node that has lost a partition.
 """
 
-import contextlib
-import logging
-import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from kafka import KafkaProducer
 from kafka import TopicPartition as KafkaTopicPartition
-from kafka.errors import (
-    CommitFailedError,
-    FencedInstanceIdError,
-    IllegalGenerationError,
-    InvalidProducerEpochError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    ProducerFencedError,
-    RecordListTooLargeError,
-    UnknownMemberIdError,
-)
-from kafka.net.compat import KafkaNetClient
+from kafka.errors import KafkaError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from streams.clock import Clock, Deadline
-from streams.errors import Fenced, GenerationPassed, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
+from streams.clock import Clock
+from streams.errors import Fenced, GenerationPassed, LogError, LogUnavailable
 from streams.log.base import Ownership
-from streams.log.kafka.clients import open_client
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.offsets import Offsets
-from streams.log.kafka.settings import KafkaSettings, producer_config
+from streams.log.kafka.producing import GENERATION_REFUSED, PRODUCER_FENCED, Operation, Producing
+from streams.log.kafka.settings import KafkaSettings
 from streams.log.kafka.topics import Topics
 from streams.records import ProducerRecord, TopicPartition
-
-logger = logging.getLogger(__name__)
-
-#: Offset, timestamp, lengths and attributes of a record, and the frame of the batch around it: never more than this.
-_RECORD_OVERHEAD_BYTES = 128
-_HEADER_OVERHEAD_BYTES = 10
-_ROOT_CAUSE_S = 1.0
-
-_GENERATION_REFUSED = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, FencedInstanceIdError)
-_PRODUCER_FENCED = (ProducerFencedError, InvalidProducerEpochError)
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-
-
-class AbandonedError(Exception):
-    """The operation was given up by the thread that waited for it: stop, and commit nothing."""
-
-
-class Operation(Protocol):
-    """What is under way, seen from the thread that does it."""
-
-    @property
-    def deadline(self) -> Deadline: ...
-
-    def enter_commit(self) -> None:
-        """From here on it may be committed. Raises AbandonedError when it was given up."""
-        ...
 
 
 class Transactions:
@@ -84,18 +44,16 @@ class Transactions:
         self._offsets = offsets
         self._topics = topics
         self._departed = departed
-        self._clock = clock
-        self._network: _Network | None = None
-        self._producer: KafkaProducer | None = None
+        self._producing = Producing(settings, names, topics=topics, clock=clock)
 
     def fence(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
         """See `LogWriter.fence`."""
         check_usable(ownership)
-        is_reused = self._producer is not None
+        is_reused = self._producing.is_open
         try:
             try:
                 return self._barrier(ownership, operation)
-            except _PRODUCER_FENCED:
+            except PRODUCER_FENCED:
                 if not is_reused:
                     raise
                 self.discard()  # It was fenced while it rested, by somebody who took this node for dead.
@@ -104,9 +62,9 @@ class Transactions:
             raise  # Not from within a transaction.
         except BaseException as error:
             self.discard()
-            if isinstance(error, _GENERATION_REFUSED):
+            if isinstance(error, GENERATION_REFUSED):
                 raise GenerationPassed(f"the group refuses generation {ownership.generation}: {error}") from error
-            if isinstance(error, _PRODUCER_FENCED):
+            if isinstance(error, PRODUCER_FENCED):
                 raise Fenced(f"a newer producer of this node's transactional id exists: {error}") from error
             if isinstance(error, KafkaError):
                 raise LogUnavailable(f"Kafka cannot fence: {type(error).__name__}: {error}") from error
@@ -117,9 +75,8 @@ class Transactions:
         partitions = sorted(ownership.partitions)
         everything = [TopicPartition(name, number) for name in self._names for number in partitions]
         self._departed.fence(everything, ownership.generation)
-        # A producer of our id that has left nothing undecided: one that did was thrown away. A new one aborts what any
-        # older one left open, which can commit no more then.
-        self._opened(operation.deadline)
+        # A new producer of our id aborts what any older one left open, which can commit no more then.
+        self._producing.open(operation.deadline)
         # Other nodes' transactions: undecided ones with an offset of ours hold this up; those without one cannot commit
         # any more, since the generation has changed.
         committed = self._offsets.committed(self._names[0], partitions, operation.deadline)
@@ -137,71 +94,12 @@ class Transactions:
     ) -> dict[TopicPartition, int]:
         """See `LogWriter.append`."""
         check_usable(ownership)
-        producer, network = self._opened(operation.deadline)
-        failures_before = network.failures
-        sent: list[Any] = []
-        try:
-            producer.begin_transaction()
-            send, sent_one = producer.send, sent.append
-            for topic, partition, key, value, headers in group:
-                sent_one(send(topic, value, key, list(headers), partition))
-            self._send_offsets(producer, positions, ownership)
-            ends = self._wait_for(sent, operation.deadline)
-            operation.enter_commit()
-        except AbandonedError:
-            raise
-        except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
-            cause = _root_cause(error, sent)
-            self._abort(is_reusable=isinstance(cause, _GENERATION_REFUSED) and _are_acknowledged(sent))
-            raise _not_appended(cause, ownership) from cause
-        failures_in_commit = network.failures
-        try:
-            producer.commit_transaction()
-        except Exception as error:
-            self.discard()
-            if isinstance(error, _PRODUCER_FENCED) and network.failures == failures_in_commit:
-                raise _not_appended(error, ownership) from error  # The first answer to the only request.
-            raise OutcomeUnknown(f"the commit was not confirmed: {type(error).__name__}: {error}") from error
-        if network.failures != failures_before:
-            # A request was sent twice. Its first copy may still be on its way to the broker, where it would decide
-            # the *next* transaction of this producer (KAFKA-17754); a new producer has a new epoch.
-            self.discard()
-        return self._without_gaps(ends, operation.deadline)
+        offsets = partial(self._send_offsets, positions=positions, ownership=ownership)
+        return self._producing.transact(partial(_send, group), offsets, operation, generation=ownership.generation)
 
     def discard(self) -> None:
         """Throw the producer away, in the background: closing it may take a second."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            threading.Thread(target=_close, args=(producer,), name="kafka-producer-close", daemon=True).start()
-
-    def _opened(self, deadline: Deadline) -> tuple[KafkaProducer, "_Network"]:
-        if self._producer is None:
-            try:
-                self._open(deadline)
-            except KafkaError as error:
-                self.discard()
-                raise LogUnavailable(f"Kafka gives no producer: {type(error).__name__}: {error}") from error
-        assert self._network is not None
-        return self._producer, self._network
-
-    def _open(self, deadline: Deadline) -> None:
-        left_ms = max(1, round(deadline.remaining_s(self._clock) * 1000))
-        config = producer_config(self._settings)
-        config["bootstrap_timeout_ms"] = min(left_ms, config["bootstrap_timeout_ms"])
-        made: list[_Network] = []
-
-        def network(**configs: Any) -> _Network:
-            made.append(_Network(**configs))
-            # In the first answer already: asked for later, each topic takes another tenth of a second, since
-            # kafka-python asks for metadata no more often, and no write is taken meanwhile.
-            made[-1].cluster.set_topics(self._names)
-            return made[-1]
-
-        self._producer = producer = open_client(KafkaProducer, config, network)
-        self._network = made[0]
-        producer.init_transactions()
-        for name in self._names:  # They are known, unless an answer was lost; the first append would wait for them.
-            producer.partitions_for(name)
+        self._producing.discard()
 
     def _send_offsets(self, producer: KafkaProducer, positions: Mapping[int, int], ownership: Ownership) -> None:
         group = ConsumerGroupMetadata(self._settings.application_id, ownership.generation, ownership.member_id, None)
@@ -212,123 +110,16 @@ class Transactions:
 
     def _commit_offsets(self, positions: Mapping[int, int], ownership: Ownership, operation: Operation) -> None:
         """Commit *positions* and nothing else: the coordinator says whether the generation is current."""
-        producer, network = self._opened(operation.deadline)
-        failures_before = network.failures
-        producer.begin_transaction()
-        self._send_offsets(producer, positions, ownership)
-        operation.enter_commit()
-        producer.commit_transaction()
-        if network.failures != failures_before:
-            self.discard()  # For the reason given in `append`.
-
-    def _wait_for(self, sent: Sequence[Any], deadline: Deadline) -> dict[TopicPartition, int]:
-        """Return the offset after the last record of each partition once all are acknowledged.
-
-        Before the commit and not after it: kafka-python commits a transaction although a record of it failed in some
-        ways (a time-out of its delivery).
-        """
-        ends: dict[TopicPartition, int] = {}
-        for future in sent:
-            metadata = future.get(timeout=deadline.remaining_s(self._clock))
-            partition = TopicPartition(metadata.topic, metadata.partition)
-            if metadata.offset < 0:
-                ends[partition] = _UNKNOWN_OFFSET
-            elif ends.get(partition, 0) != _UNKNOWN_OFFSET:
-                ends[partition] = max(metadata.offset + 1, ends.get(partition, 0))
-        return ends
-
-    def _without_gaps(self, ends: dict[TopicPartition, int], deadline: Deadline) -> dict[TopicPartition, int]:
-        """Fill in what a broker did not say: a retried batch can be acknowledged without its offset."""
-        unknown = [partition for partition, end in ends.items() if end == _UNKNOWN_OFFSET]
-        if not unknown:
-            return ends
-        try:
-            return {**ends, **self._topics.high_watermarks(unknown, deadline)}
-        except LogError as error:
-            raise OutcomeUnknown("it was committed, but the broker does not say where") from error
-
-    def _abort(self, *, is_reusable: bool) -> None:
-        """Abort the transaction, so that it holds back no reader, and throw the producer away unless *is_reusable*.
-
-        kafka-python could go on with it according to its documentation, but after a record was refused it does not
-        take back the sequence numbers: each later transaction would fail with OutOfOrderSequenceNumberError. When all
-        records were taken and the group refused the offsets alone, as in each rebalance, it does go on.
-        """
-        producer, network = self._producer, self._network
-        if producer is not None and network is not None:
-            failures_before = network.failures
-            try:
-                producer.abort_transaction()
-            except Exception as error:  # noqa: BLE001  # Fenced or out of reach: a new producer aborts what is open.
-                logger.debug("kafka_abort_failed", extra={"reason": type(error).__name__})
-                is_reusable = False
-            is_reusable = is_reusable and network.failures == failures_before  # As after a commit, see `append`.
-        if not is_reusable:
-            self.discard()
+        self._producing.commit_offsets(partial(self._send_offsets, positions=positions, ownership=ownership), operation)
 
 
-class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
-    """The producer's connections (`kafka_client`), which count the requests that got no answer."""
-
-    failures = 0
-
-    def send(self, node_id: int, request: Any, **options: Any) -> Any:
-        future = super().send(node_id, request, **options)
-        future.add_errback(self._count)
-        return future
-
-    def _count(self, _: BaseException) -> None:
-        self.failures += 1
-
-
-_UNKNOWN_OFFSET = -1
+def _send(group: Sequence[ProducerRecord], producer: KafkaProducer, sent_one: Callable[[Any], None]) -> None:
+    send = producer.send
+    for topic, partition, key, value, headers in group:
+        sent_one(send(topic, value, key, list(headers), partition))
 
 
 def check_usable(ownership: Ownership) -> None:
     """Raise Fenced for a snapshot with which nothing may be committed: a broker accepts generation -1 unchecked."""
     if ownership.generation < 0 or not ownership.member_id:
         raise Fenced(f"generation {ownership.generation} of member {ownership.member_id!r} is not a membership")
-
-
-def size_bytes(record: ProducerRecord) -> int:
-    """Return at most how many bytes *record* takes in a batch of its own."""
-    size = _RECORD_OVERHEAD_BYTES + len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
-        size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
-    return size
-
-
-def _root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
-    """Return what made a transactional call fail. kafka-python often says no more than that the producer is in an
-    error state, while the records of the transaction carry the reason."""
-    if type(error) is not KafkaError:
-        return error
-    for future in sent:
-        try:
-            future.get(timeout=_ROOT_CAUSE_S)
-        except Exception as cause:  # noqa: BLE001  # It is what is looked for.
-            return cause
-    return error
-
-
-def _are_acknowledged(sent: Sequence[Any]) -> bool:
-    """Say whether the brokers took all records; nothing is waited for."""
-    return all(future.succeeded() for future in sent)
-
-
-def _not_appended(cause: BaseException, ownership: Ownership) -> LogError:
-    if isinstance(cause, _GENERATION_REFUSED):
-        return GenerationPassed(f"the group refuses generation {ownership.generation}: {cause}")
-    if isinstance(cause, _PRODUCER_FENCED):
-        return Fenced("a newer producer of this node's transactional id exists, or the transaction took too long")
-    if isinstance(cause, _TOO_LARGE):
-        return RecordTooLarge("the broker refuses a record for its size; compare the topic's max.message.bytes")
-    return LogUnavailable(f"Kafka took no record: {type(cause).__name__}: {cause}")
-
-
-def _close(producer: KafkaProducer) -> None:
-    try:
-        producer.close(timeout=1)
-    except Exception:  # noqa: BLE001  # Batches that are never answered: its thread must end all the same.
-        with contextlib.suppress(Exception):
-            producer._sender.force_close()

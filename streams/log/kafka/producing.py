@@ -1,0 +1,277 @@
+"""One transactional producer, whatever it is for: opening it, one transaction after the other, throwing it away.
+
+Everything here blocks, some of it without a limit of kafka-python's: `operations.py` runs it on a thread that it can
+abandon. Invariant: a transaction is committed only by an operation that nobody has given up yet, and what is reported
+as not appended can never be committed later.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from kafka import KafkaProducer
+from kafka.errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    InvalidProducerEpochError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFencedError,
+    RecordListTooLargeError,
+    UnknownMemberIdError,
+)
+from kafka.net.compat import KafkaNetClient
+
+from streams.clock import Clock, Deadline
+from streams.errors import Fenced, GenerationPassed, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
+from streams.log.kafka.clients import open_client
+from streams.log.kafka.settings import KafkaSettings, producer_config
+from streams.log.kafka.topics import Topics
+from streams.records import ProducerRecord, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+#: Offset, timestamp, lengths and attributes of a record, and the frame of the batch around it: never more than this.
+_RECORD_OVERHEAD_BYTES = 128
+_HEADER_OVERHEAD_BYTES = 10
+_ROOT_CAUSE_S = 1.0
+_UNKNOWN_OFFSET = -1
+
+GENERATION_REFUSED = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, FencedInstanceIdError)
+PRODUCER_FENCED = (ProducerFencedError, InvalidProducerEpochError)
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+Ends = dict[TopicPartition, int]
+
+
+class AbandonedError(Exception):
+    """The operation was given up by the thread that waited for it: stop, and commit nothing."""
+
+
+class Operation(Protocol):
+    """What is under way, seen from the thread that does it."""
+
+    @property
+    def deadline(self) -> Deadline: ...
+
+    def enter_commit(self) -> None:
+        """From here on it may be committed. Raises AbandonedError when it was given up."""
+        ...
+
+
+class Producing:
+    """Used by one thread. Has a producer from `open` on, and a new one after each error that may have left the old one
+    unusable."""
+
+    def __init__(self, settings: KafkaSettings, names: Sequence[str], *, topics: Topics, clock: Clock) -> None:
+        """*names*: the topics that are written."""
+        self._settings = settings
+        self._names = names
+        self._topics = topics
+        self._clock = clock
+        self._network: _Network | None = None
+        self._producer: KafkaProducer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a producer already."""
+        return self._producer is not None
+
+    def open(self, deadline: Deadline) -> None:
+        """Have a producer that has left nothing undecided: one that did was thrown away. A new one shuts out whoever
+        had its transactional id, and aborts what that one left open. Raises LogUnavailable."""
+        self._opened(deadline)
+
+    def transact(
+        self,
+        send: Callable[[KafkaProducer, Callable[[Any], None]], None],
+        send_offsets: Callable[[KafkaProducer], None],
+        operation: Operation,
+        *,
+        generation: int,
+    ) -> Ends:
+        """Commit what *send* sends (it hands each future on) and the offsets that *send_offsets* adds, in one
+        transaction; return the offset after the last record of each partition. *generation* is for messages.
+
+        Raises AbandonedError, OutcomeUnknown, or another LogError: then certainly nothing was appended.
+        """
+        producer, network = self._opened(operation.deadline)
+        failures_before = network.failures
+        sent: list[Any] = []
+        try:
+            producer.begin_transaction()
+            send(producer, sent.append)
+            send_offsets(producer)
+            ends = self._wait_for(sent, operation.deadline)
+            operation.enter_commit()
+        except AbandonedError:
+            raise
+        except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
+            cause = _root_cause(error, sent)
+            self._abort(is_reusable=isinstance(cause, GENERATION_REFUSED) and _are_acknowledged(sent))
+            raise _not_appended(cause, generation) from cause
+        failures_in_commit = network.failures
+        try:
+            producer.commit_transaction()
+        except Exception as error:
+            self.discard()
+            if isinstance(error, PRODUCER_FENCED) and network.failures == failures_in_commit:
+                raise _not_appended(error, generation) from error  # The first answer to the only request.
+            raise OutcomeUnknown(f"the commit was not confirmed: {type(error).__name__}: {error}") from error
+        if network.failures != failures_before:
+            # A request was sent twice. Its first copy may still be on its way to the broker, where it would decide
+            # the *next* transaction of this producer (KAFKA-17754); a new producer has a new epoch.
+            self.discard()
+        return self._without_gaps(ends, operation.deadline)
+
+    def commit_offsets(self, send_offsets: Callable[[KafkaProducer], None], operation: Operation) -> None:
+        """Commit offsets and nothing else. Raises KafkaError, AbandonedError, LogUnavailable: the caller discards."""
+        producer, network = self._opened(operation.deadline)
+        failures_before = network.failures
+        producer.begin_transaction()
+        send_offsets(producer)
+        operation.enter_commit()
+        producer.commit_transaction()
+        if network.failures != failures_before:
+            self.discard()  # For the reason given in `transact`.
+
+    def discard(self) -> None:
+        """Throw the producer away, in the background: closing it may take a second."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            threading.Thread(target=_close, args=(producer,), name="kafka-producer-close", daemon=True).start()
+
+    def _opened(self, deadline: Deadline) -> tuple[KafkaProducer, "_Network"]:
+        if self._producer is None:
+            try:
+                self._open(deadline)
+            except KafkaError as error:
+                self.discard()
+                raise LogUnavailable(f"Kafka gives no producer: {type(error).__name__}: {error}") from error
+        assert self._network is not None
+        return self._producer, self._network
+
+    def _open(self, deadline: Deadline) -> None:
+        left_ms = max(1, round(deadline.remaining_s(self._clock) * 1000))
+        config = producer_config(self._settings)
+        config["bootstrap_timeout_ms"] = min(left_ms, config["bootstrap_timeout_ms"])
+        made: list[_Network] = []
+
+        def network(**configs: Any) -> _Network:
+            made.append(_Network(**configs))
+            # In the first answer already: asked for later, each topic takes another tenth of a second, since
+            # kafka-python asks for metadata no more often, and no write is taken meanwhile.
+            made[-1].cluster.set_topics(self._names)
+            return made[-1]
+
+        self._producer = producer = open_client(KafkaProducer, config, network)
+        self._network = made[0]
+        producer.init_transactions()
+        for name in self._names:  # They are known, unless an answer was lost; the first append would wait for them.
+            producer.partitions_for(name)
+
+    def _wait_for(self, sent: Sequence[Any], deadline: Deadline) -> Ends:
+        """Return the offset after the last record of each partition once all are acknowledged.
+
+        Before the commit and not after it: kafka-python commits a transaction although a record of it failed in some
+        ways (a time-out of its delivery).
+        """
+        ends: Ends = {}
+        for future in sent:
+            metadata = future.get(timeout=deadline.remaining_s(self._clock))
+            partition = TopicPartition(metadata.topic, metadata.partition)
+            if metadata.offset < 0:
+                ends[partition] = _UNKNOWN_OFFSET
+            elif ends.get(partition, 0) != _UNKNOWN_OFFSET:
+                ends[partition] = max(metadata.offset + 1, ends.get(partition, 0))
+        return ends
+
+    def _without_gaps(self, ends: Ends, deadline: Deadline) -> Ends:
+        """Fill in what a broker did not say: a retried batch can be acknowledged without its offset."""
+        unknown = [partition for partition, end in ends.items() if end == _UNKNOWN_OFFSET]
+        if not unknown:
+            return ends
+        try:
+            return {**ends, **self._topics.high_watermarks(unknown, deadline)}
+        except LogError as error:
+            raise OutcomeUnknown("it was committed, but the broker does not say where") from error
+
+    def _abort(self, *, is_reusable: bool) -> None:
+        """Abort the transaction, so that it holds back no reader, and throw the producer away unless *is_reusable*.
+
+        kafka-python could go on with it according to its documentation, but after a record was refused it does not
+        take back the sequence numbers: each later transaction would fail with OutOfOrderSequenceNumberError. When all
+        records were taken and the group refused the offsets alone, as in each rebalance, it does go on.
+        """
+        producer, network = self._producer, self._network
+        if producer is not None and network is not None:
+            failures_before = network.failures
+            try:
+                producer.abort_transaction()
+            except Exception as error:  # noqa: BLE001  # Fenced or out of reach: a new producer aborts what is open.
+                logger.debug("kafka_abort_failed", extra={"reason": type(error).__name__})
+                is_reusable = False
+            is_reusable = is_reusable and network.failures == failures_before  # As after a commit, see `transact`.
+        if not is_reusable:
+            self.discard()
+
+
+class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
+    """The producer's connections (`kafka_client`), which count the requests that got no answer."""
+
+    failures = 0
+
+    def send(self, node_id: int, request: Any, **options: Any) -> Any:
+        future = super().send(node_id, request, **options)
+        future.add_errback(self._count)
+        return future
+
+    def _count(self, _: BaseException) -> None:
+        self.failures += 1
+
+
+def size_bytes(record: ProducerRecord) -> int:
+    """Return at most how many bytes *record* takes in a batch of its own."""
+    size = _RECORD_OVERHEAD_BYTES + len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
+    return size
+
+
+def _root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
+    """Return what made a transactional call fail. kafka-python often says no more than that the producer is in an
+    error state, while the records of the transaction carry the reason."""
+    if type(error) is not KafkaError:
+        return error
+    for future in sent:
+        try:
+            future.get(timeout=_ROOT_CAUSE_S)
+        except Exception as cause:  # noqa: BLE001  # It is what is looked for.
+            return cause
+    return error
+
+
+def _are_acknowledged(sent: Sequence[Any]) -> bool:
+    """Say whether the brokers took all records; nothing is waited for."""
+    return all(future.succeeded() for future in sent)
+
+
+def _not_appended(cause: BaseException, generation: int) -> LogError:
+    if isinstance(cause, GENERATION_REFUSED):
+        return GenerationPassed(f"the group refuses generation {generation}: {cause}")
+    if isinstance(cause, PRODUCER_FENCED):
+        return Fenced("a newer producer of this node's transactional id exists, or the transaction took too long")
+    if isinstance(cause, _TOO_LARGE):
+        return RecordTooLarge("the broker refuses a record for its size; compare the topic's max.message.bytes")
+    return LogUnavailable(f"Kafka took no record: {type(cause).__name__}: {cause}")
+
+
+def _close(producer: KafkaProducer) -> None:
+    try:
+        producer.close(timeout=1)
+    except Exception:  # noqa: BLE001  # Batches that are never answered: its thread must end all the same.
+        with contextlib.suppress(Exception):
+            producer._sender.force_close()
