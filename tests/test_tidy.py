@@ -34,7 +34,7 @@ LAYERS = (
 )
 # Foreign packages that only these may import.
 CONFINED = {
-    "kafka": ("streams.log.kafka",),
+    "kafka": ("streams.log.kafka", "app.replication.kafka"),
     "rocksdict": ("streams.log.local", "streams.stores.rocksdb", "streams.stores.directory"),
     "falcon": ("streams.http", "app.http"),
     "gunicorn": ("app.server",),
@@ -45,6 +45,7 @@ CONFINED = {
     "prometheus_client": ("app.observability",),
     "structlog": ("app.observability",),
     "tqdm": ("app.cli",),
+    "urllib3": ("app.replication",),
 }
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 # Calls that are allowed in these modules only.

@@ -73,7 +73,7 @@ class Seqs:
         self._of_seq: Callable[[bytes], str] = signer.of_seq
         self._seq = signer.seq
         self.partitions = partitions
-        self._head = _FORM + sha256(f"{topic}={topic_id}/{partitions}".encode()).digest()[:_IDENTITY_SIZE]
+        self._head = _FORM + identity_of(topic, topic_id, partitions)
 
     def text(self, position: Position) -> str:
         """Return the `seq` of *position*."""
@@ -99,6 +99,11 @@ class Seqs:
         scope, *offsets = _varints(content, at)
         assert len(offsets) == (self.partitions if scope == 0 else 1), "signed by us, and yet of another shape"
         return Position(tuple(offsets), scope - 1 if scope else None, moment_s)
+
+
+def identity_of(topic: str, topic_id: str, partitions: int) -> bytes:
+    """Return what tells a topic from one of the same name that was made anew, or that has another partition count."""
+    return sha256(f"{topic}={topic_id}/{partitions}".encode()).digest()[:_IDENTITY_SIZE]
 
 
 def horizon_s(delete_retention_ms: int) -> int:

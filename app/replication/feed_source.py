@@ -33,7 +33,6 @@ _TIMEOUT_S = 15.0
 _BUFFERED_CHANGES = 10_000
 _TAKEN_CHANGES = 5_000
 _IDLE_POSITION_S = 60.0
-_STOP_S = 1.0
 # Where a `seq` says of which topic it is (`app.feed.position`).
 _IDENTITY = slice(1, 9)
 
@@ -138,14 +137,10 @@ class FeedSource:
 
     def close(self) -> None:
         with self._shared:
-            pollers = list(self._pollers.values())
-            self._pollers.clear()
-            for poller in pollers:
-                poller.stop()
+            while self._pollers:
+                self._pollers.popitem()[1].stop()  # Nobody waits for the requests under way: they end by themselves.
             self._shared.notify_all()
         self._client.close()
-        for poller in pollers:
-            poller.join(_STOP_S)
 
     # What follows is for the polling threads.
 
@@ -182,16 +177,12 @@ class _Poller:
         self._stopped = threading.Event()
         self._is_complete = False
         self._is_known_away = False
-        self._thread = threading.Thread(target=self._run, name=f"feed-{partition}", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name=f"feed-{partition}", daemon=True).start()
 
     def stop(self) -> None:
         """Take nothing more; the request under way ends by itself."""
         self.must_stop = True
         self._stopped.set()
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self.must_stop:

@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Mapping
 
+from app.feed.position import identity_of
 from app.profiles.rows import body_of, version_of
 from app.profiles.topology import materialise_profile
 from app.replication.ports import (
@@ -48,7 +49,6 @@ class LogSource:
         self._topic = topic
         self._clock = clock
         self._reader = log.open_reader()
-        self._identity: str | None = None
         self._positions: dict[int, Position] = {}  # after what `poll` has handed over
         self._told_at: dict[int, float] = {}
         self._watch = _Watch(log, topic, clock)
@@ -59,7 +59,8 @@ class LogSource:
             raise SourceUnavailable(f"the topic {self._topic} does not exist yet; the service creates it")
         self._watch.identity = info.topic_id
         retention_ms = int(info.config.get("delete.retention.ms", _DEFAULT_RETENTION_MS))
-        return SourceInfo(info.topic_id, info.partitions, retention_ms - retention_ms // 4)
+        identity = identity_of(self._topic, info.topic_id, info.partitions)  # that of the change feed, too
+        return SourceInfo(identity.hex(), info.partitions, retention_ms - retention_ms // 4)
 
     def assign(self, positions: Mapping[int, Position | None]) -> None:
         now_ms, now = self._clock.time_ms(), self._clock.monotonic()
@@ -178,7 +179,7 @@ class _Watch:
 
 def change_of(record: Record) -> Change:
     """Return what *record* makes of a profile. Raises PoisonRecord for what the service would quarantine."""
-    uid, row = materialise_profile(record)
+    uid, row = materialise_profile(record, may_be_copy=True)  # a copy may be copied on
     if row is None:
         version, body = _tombstone_version(record.headers), None
     else:
