@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := app streams tests benchmarks gunicorn.conf.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run cluster test test-cluster test-search check format bench kafka chaos constraints clean
+.PHONY: help run cluster test test-cluster test-search check format bench kafka chaos golden constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ kafka: $(VENV)/.test ## start a developer's broker and print its address; ends w
 
 chaos: $(VENV)/.test ## the long fault runs, of one node and of a cluster, each fault many times, seeds printed
 	$(PYTEST) -m slow
+
+golden: $(VENV)/.test ## run the cases of tests/golden on Kafka Streams itself and write down what it does; needs a JDK
+	$(BIN)/python -m tests.golden.make '$(or $(CASES),*)'
 
 constraints: ## resolve all packages anew and pin them in constraints.txt
 	@$(FIND_PYTHON) && rm -rf .cache/constraints && "$$python" -m venv .cache/constraints

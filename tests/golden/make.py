@@ -4,7 +4,6 @@ Run as `python -m tests.golden.make [PATTERN]`. Needs a JDK of 17 or later on th
 fetches the jars once into the user's cache. Never part of a test run: the tests read what this wrote.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,24 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.golden.format import CASES, EXPECTED, HERE, KAFKA_STREAMS_VERSION, driver_sha256, driver_sources
 from tests.support.broker import cache_directory, locked
 
-KAFKA_STREAMS = "org.apache.kafka:kafka-streams-test-utils:4.3.0"
-HERE = Path(__file__).resolve().parent
-DRIVER = HERE / "driver"
-
-
-def sources() -> list[Path]:
-    """Return the driver's sources in the order of their names."""
-    return sorted(DRIVER.glob("*.java"))
-
-
-def sources_sha256() -> str:
-    """Return the hash over names and contents of the driver's sources."""
-    digest = hashlib.sha256()
-    for path in sources():
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+KAFKA_STREAMS = f"org.apache.kafka:kafka-streams-test-utils:{KAFKA_STREAMS_VERSION}"
 
 
 def class_path() -> str:
@@ -51,19 +36,19 @@ def main(arguments: list[str]) -> int:
     jars = class_path()
     with tempfile.TemporaryDirectory(prefix="golden-") as directory:
         classes, state = Path(directory, "classes"), Path(directory, "state")
-        files = [str(path) for path in sources()]
+        files = [str(path) for path in driver_sources()]
         compiled = subprocess.run(["javac", "-Xlint:all,-classfile,-processing", "-d", classes, "-cp", jars, *files])
         if compiled.returncode:
             return compiled.returncode
         command = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{classes}{os.pathsep}{jars}"]
-        run = subprocess.run([*command, "Golden", str(HERE), str(state), sources_sha256(), pattern], check=False)
+        run = subprocess.run([*command, "Golden", str(HERE), str(state), driver_sha256(), pattern], check=False)
     if not run.returncode and pattern == "*":
-        names = {path.name for path in (HERE / "cases").glob("*.json")} | {
+        names = {path.name for path in CASES.glob("*.json")} | {
             "driver.json",
             "partitions.json",
             "serdes.json",
         }
-        for left in (HERE / "expected").glob("*.json"):
+        for left in EXPECTED.glob("*.json"):
             if left.name not in names:
                 left.unlink()
     return run.returncode

@@ -155,15 +155,19 @@ final class Functions {
     }
 
     private static void reducers() {
-        REDUCERS.put("concat", x -> (a, v) -> (String) a + v);
-        REDUCERS.put("sum", x -> (a, v) -> (Long) a + (Long) v);
-        REDUCERS.put("max", x -> (a, v) -> Math.max((Long) a, (Long) v));
-        REDUCERS.put("last", x -> (a, v) -> v);
-        REDUCERS.put("first", x -> (a, v) -> a);
-        REDUCERS.put("concat_or_null", x -> (a, v) -> text(v).equals(x) ? null : (String) a + v);
-        REDUCERS.put("plus", x -> (a, v) -> a + "+" + v);
-        REDUCERS.put("minus", x -> (a, v) -> a + "-" + v);
-        REDUCERS.put("subtract", x -> (a, v) -> (Long) a - (Long) v);
+        reducer("concat", x -> (a, v) -> (String) a + v);
+        reducer("sum", x -> (a, v) -> (Long) a + (Long) v);
+        reducer("max", x -> (a, v) -> Math.max((Long) a, (Long) v));
+        reducer("last", x -> (a, v) -> v);
+        reducer("first", x -> (a, v) -> a);
+        reducer("concat_or_null", x -> (a, v) -> text(v).equals(x) ? null : (String) a + v);
+        reducer("plus", x -> (a, v) -> a + "+" + v);
+        reducer("minus", x -> (a, v) -> a + "-" + v);
+        reducer("subtract", x -> (a, v) -> (Long) a - (Long) v);
+    }
+
+    private static void reducer(String name, Function<String, Two> function) {
+        REDUCERS.put(name, x -> (a, v) -> v == null ? null : function.apply(x).apply(a, v));
     }
 
     private static void aggregators() {
@@ -176,14 +180,18 @@ final class Functions {
         texts("keys_and_values", concat, x -> (k, v, a) -> a + text(k) + text(v) + ";");
         texts("plus", concat, x -> (k, v, a) -> a + "+" + text(v));
         texts("minus", concat, x -> (k, v, a) -> a + "-" + text(v));
-        AGGREGATORS.put("sum", x -> new Aggregation(Type.LONG, 0L, (k, v, a) -> (Long) a + (Long) v, add));
-        AGGREGATORS.put("sum_length", x -> new Aggregation(Type.LONG, 0L, (k, v, a) -> (Long) a + length(v), add));
-        AGGREGATORS.put("subtract", x -> new Aggregation(
-            Type.LONG, 0L, (k, v, a) -> (Long) a - (Long) v, (a, b) -> (Long) a - (Long) b));
+        longs("sum", add, x -> (k, v, a) -> (Long) a + (Long) v);
+        longs("sum_length", add, x -> (k, v, a) -> (Long) a + length(v));
+        longs("subtract", (a, b) -> (Long) a - (Long) b, x -> (k, v, a) -> (Long) a - (Long) v);
     }
 
     private static void texts(String name, Two merge, Function<String, Three> function) {
         AGGREGATORS.put(name, x -> new Aggregation(Type.STRING, "", function.apply(x), merge));
+    }
+
+    private static void longs(String name, Two merge, Function<String, Three> function) {
+        AGGREGATORS.put(name, x -> new Aggregation(
+            Type.LONG, 0L, (k, v, a) -> v == null ? a : function.apply(x).apply(k, v, a), merge));
     }
 
     private static void joiners() {

@@ -56,7 +56,7 @@ public final class Golden {
         if (arguments[3].equals("*")) {
             write(root, Path.of("driver.json"), vocabulary(arguments[2]));
             for (String name : List.of("partitions", "serdes")) {
-                byte[] corpus = Files.readAllBytes(root.resolve("corpus").resolve(name + ".json"));
+                byte[] corpus = Files.readAllBytes(root.resolve("corpus").resolve((name.equals("serdes") ? name : "keys") + ".json"));
                 ObjectNode whole = headed("corpus_sha256", corpus);
                 whole.set("entries", name.equals("serdes") ? Corpora.serdes(JSON.readTree(corpus)) : Corpora.partitions(JSON.readTree(corpus)));
                 write(root, Path.of(name + ".json"), whole);
