@@ -2,12 +2,15 @@
 
     StreamsError
     |- ConfigError            fix the settings and start again
+    |  '- TopologyError       fix the topology: it contradicts itself, or cannot run as it is
     |- LogError
     |  |- LogUnavailable      nothing was appended: try again later
+    |  |  '- PartitionsUnavailable  that goes for some partitions; the others take appends
     |  |- OutcomeUnknown      an append may or may not be in the log: fence, read to the barrier, look
     |  |- Fenced              another writer owns the partitions now: step down, do not crash
     |  |  '- GenerationPassed the group has gone on: wait for what it says next
-    |  |- RecordTooLarge      only this group is refused: fix the request
+    |  |- RecordRefused       only this group is refused, for what one of its records is
+    |  |  '- RecordTooLarge   fix the request
     |  |- OffsetOutOfRange    the store and the log have parted: wipe the store and rebuild
     |  |- TopicMismatch       the topic would lose data or has another shape: stop
     |  |- LogDamaged          the embedded log's files are not what was written: restore them from a backup
@@ -24,10 +27,14 @@
     |  |- Overloaded          a bounded queue is full
     |  |- NotWritten          the write is certainly not in the log, and never will be
     |  '- Draining            this node is stopping
-    '- PoisonRecord           a record that cannot be processed: quarantined, never fatal
+    |- PoisonRecord           a record that cannot be processed: quarantined, never fatal
+    |- SerializationError     a value and a serde do not fit: a poison record when read, a wrong serde when written
+    '- ProcessingFailed       a record stopped its task, as its error policy says: mend the code, or its policy
 
 An error carries facts as attributes, and a sentence that an operator can act on.
 """
+
+from collections.abc import Collection
 
 
 class StreamsError(Exception):
@@ -40,6 +47,10 @@ class ConfigError(StreamsError):
     """A setting is missing, malformed or contradicts another."""
 
 
+class TopologyError(ConfigError):
+    """A topology cannot be built: a name used twice, an unknown serde, topics that cannot be co-partitioned."""
+
+
 class LogError(StreamsError):
     """The log refused or failed."""
 
@@ -48,6 +59,18 @@ class LogUnavailable(LogError):
     """The log cannot be reached or refuses for now; nothing was appended."""
 
     is_retriable = True
+
+
+class PartitionsUnavailable(LogUnavailable):
+    """Some partitions take nothing for now: they have no leader, or too few replicas in sync. Nothing of the group was
+    appended; without what it has for `partitions` the rest of it can be."""
+
+    def __init__(self, message: str, partitions: Collection[int], *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.partitions = frozenset(partitions)
+        #: The first of them.
+        self.partition = min(self.partitions, default=None)
+        self.retry_after_s = retry_after_s
 
 
 class OutcomeUnknown(LogError):
@@ -63,8 +86,17 @@ class GenerationPassed(Fenced):
     membership in a moment, or that it owns nothing any more."""
 
 
-class RecordTooLarge(LogError):
-    """The log refuses a record for its size. Nothing of its group was appended."""
+class RecordRefused(LogError):
+    """The log refuses a record, and would refuse it again. Nothing of its group was appended. `partitions`: where the
+    record is one of those for these; empty: it may be any."""
+
+    def __init__(self, message: str, partitions: Collection[int] = ()) -> None:
+        super().__init__(message)
+        self.partitions = frozenset(partitions)
+
+
+class RecordTooLarge(RecordRefused):
+    """The log refuses a record for its size."""
 
 
 class OffsetOutOfRange(LogError):
@@ -160,3 +192,19 @@ class PoisonRecord(StreamsError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class SerializationError(StreamsError):
+    """A value is not of the serde's type, or bytes are not what the serde writes."""
+
+
+class ProcessingFailed(StreamsError):
+    """A record could not be read or processed, and the policy for that is to stop. `stage`: deserialization, processing
+    or punctuation. The cause is what was raised."""
+
+    def __init__(self, stage: str, *, topic: str, partition: int, offset: int, reason: str) -> None:
+        super().__init__(f"{stage} of {topic}-{partition} offset {offset} failed: {reason}")
+        self.stage = stage
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset

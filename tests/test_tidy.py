@@ -28,6 +28,8 @@ LAYERS = (
     | {"streams.partitioner", "streams.lockfile", "streams.files", "streams.cluster", "streams.assignment"},
     {"streams.topology"},
     {"streams.log", "streams.stores"},
+    {"streams.operators", "streams.processing"},
+    {"streams.dsl"},
     {"streams.runtime", "streams.testing"},
     {"streams.queries"},
     {"streams.http"},
