@@ -87,7 +87,7 @@ def answer_from(position: Position, runs: Iterable[Run], seqs: Seqs, *, limit: i
     taken: list[Event] = []
     last: dict[bytes, int] = {}
     offsets = _take(position, runs, taken, last, limit=limit, limit_bytes=limit_bytes)
-    after = Position(tuple(offsets), position.partition, position.moment_s)
+    after = position._replace(offsets=tuple(offsets))
     return Answer(list(_with_seqs(position, taken, last, seqs)), after, seqs.text(after))
 
 

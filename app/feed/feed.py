@@ -129,10 +129,10 @@ class Feed:
         scope = range(seqs.partitions) if partition is None else (partition,)
         moment_s = self._clock.time_ms() // 1000
         if since == BEGINNING:
-            return Position(tuple(0 for _ in scope), partition, moment_s)
+            return Position(tuple(0 for _ in scope), partition, moment_s, is_whole=False)
         if since == NOW:
             ends = await self._catchup.ends(scope, self._soon())
-            return Position(tuple(ends[one] for one in scope), partition, moment_s)
+            return Position(tuple(ends[one] for one in scope), partition, moment_s, is_whole=True)
         try:
             position = seqs.position(since, parameter).narrowed(partition)
         except ValueError:
@@ -143,7 +143,8 @@ class Feed:
     async def check_age(self, position: Position) -> None:
         """Raise FeedExpired when the log may have lost tombstones behind *position*; LogUnavailable when the topic's
         settings are not known yet."""
-        if self._clock.time_ms() / 1000 - position.moment_s > horizon_s(await self._delete_retention_ms()):
+        age_s = self._clock.time_ms() / 1000 - position.moment_s
+        if age_s > horizon_s(position, await self._delete_retention_ms()):
             raise FeedExpired("deletions may be gone from the log")
 
     async def read(self, position: Position, *, limit: int, is_listener: bool = False) -> tuple[Answer, int]:
@@ -155,7 +156,7 @@ class Feed:
         answer = answer_from(position, reading.runs, self.seqs, limit=limit, limit_bytes=ANSWER_BYTES)
         pending = sum(max(0, reading.ends[one] - offset) for one, offset in answer.position.items())
         if not pending:
-            renewed = answer.position._replace(moment_s=max(reading.moment_s, position.moment_s))
+            renewed = answer.position.renewed(reading.moment_s)
             answer = Answer(answer.results, renewed, self.seqs.text(renewed))
         return answer, pending
 

@@ -1,13 +1,14 @@
 """A place in the change feed: how far each partition was read, and when what was read was last the whole. Pure.
 
 A `seq` is a place as a signed text. Content: form u8, identity of the topic (8 bytes), moment u32 (Unix time in
-seconds), scope varint (0: all partitions, otherwise the one partition plus 1), then the next offset of each partition
-in scope as a varint. Any node of the cluster reads what another one gave out: nothing in it is of a node.
+seconds), whole u8 (0 or 1), scope varint (0: all partitions, otherwise the one partition plus 1), then the next offset
+of each partition in scope as a varint. Any node of the cluster reads what another one gave out: nothing in it is of a
+node.
 
 The moment is what makes a place expire. Invariant: everything that the log held at that moment lies below the offsets,
-or the place began with nothing at that moment. So a tombstone that was not read yet was either written after the moment
-or has not lost what it deletes before it, and stays in the log for `delete.retention.ms` counted from there
-(docs/decisions/0016-change-feed.md has the whole argument).
+or, while the place is not whole, its reader began with nothing at that moment. So a tombstone that was not read yet was
+either written after the moment, or what it deletes was still there at that moment: it stays in the log for a time that
+is counted from there (docs/decisions/0016-change-feed.md has the whole argument).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,21 +20,25 @@ from app.feed.errors import FeedExpired
 _FORM = b"\x01"
 _IDENTITY_SIZE = 8
 _MOMENT_SIZE = 4
+_WHOLE_SIZE = 1
 _HEAD_SIZE = len(_FORM) + _IDENTITY_SIZE
-#: Of the tombstones' retention a quarter is not relied on: for the clocks of nodes and brokers, for the time that the
-#: brokers' cleaner takes for one pass, and for the time that reading takes.
-_MARGIN = 4
+#: Of the retention of tombstones a quarter is not relied on: for the clocks of nodes and brokers, for the time that the
+#: brokers' cleaner takes for one pass, and for the time that reading takes. Who has not read everything once may rely
+#: on a quarter: the embedded log counts the retention of a tombstone from when it was written, which may be as long
+#: ago as the cleaner may wait (`max.compaction.lag.ms`, half of the retention).
+_QUARTERS_WHOLE, _QUARTERS_BEGUN = 3, 1
 
 
 class Position(NamedTuple):
     """Immutable, so that all who stand at one place share one object.
 
-    `offsets`: the next to read, of each partition, or of `partition` alone. `moment_s`: see above.
+    `offsets`: the next to read, of each partition, or of `partition` alone. `moment_s`, `is_whole`: see above.
     """
 
     offsets: tuple[int, ...]
     partition: int | None
     moment_s: int
+    is_whole: bool
 
     def slot(self, partition: int) -> int:
         """Return where the offset of *partition* stands in `offsets`, -1 if it is out of scope."""
@@ -54,7 +59,11 @@ class Position(NamedTuple):
             return self
         if partition is None or self.partition is not None:
             raise ValueError(f"this place is of partition {self.partition} alone")
-        return Position((self.offsets[partition],), partition, self.moment_s)
+        return self._replace(offsets=(self.offsets[partition],), partition=partition)
+
+    def renewed(self, moment_s: int) -> "Position":
+        """Return the same place, of which is known that it had everything at *moment_s*."""
+        return self._replace(moment_s=max(moment_s, self.moment_s), is_whole=True)
 
 
 class Signer(Protocol):
@@ -81,7 +90,7 @@ class Seqs:
 
     def prefix(self, position: Position) -> bytes:
         """Return what a `seq` has before its offsets. It is the same while only offsets move."""
-        moment = position.moment_s.to_bytes(_MOMENT_SIZE, "big")
+        moment = position.moment_s.to_bytes(_MOMENT_SIZE, "big") + bytes([position.is_whole])
         return self._head + moment + varint(0 if position.partition is None else position.partition + 1)
 
     def signed(self, content: bytes) -> str:
@@ -96,9 +105,9 @@ class Seqs:
             raise FeedExpired("the topic was made anew since")
         at = _HEAD_SIZE + _MOMENT_SIZE
         moment_s = int.from_bytes(content[_HEAD_SIZE:at], "big")
-        scope, *offsets = _varints(content, at)
+        scope, *offsets = _varints(content, at + _WHOLE_SIZE)
         assert len(offsets) == (self.partitions if scope == 0 else 1), "signed by us, and yet of another shape"
-        return Position(tuple(offsets), scope - 1 if scope else None, moment_s)
+        return Position(tuple(offsets), scope - 1 if scope else None, moment_s, bool(content[at]))
 
 
 def identity_of(topic: str, topic_id: str, partitions: int) -> bytes:
@@ -106,9 +115,9 @@ def identity_of(topic: str, topic_id: str, partitions: int) -> bytes:
     return sha256(f"{topic}={topic_id}/{partitions}".encode()).digest()[:_IDENTITY_SIZE]
 
 
-def horizon_s(delete_retention_ms: int) -> int:
-    """Return for how many seconds after its moment a place can be relied on, given the topic's setting."""
-    return (delete_retention_ms - delete_retention_ms // _MARGIN) // 1000
+def horizon_s(position: Position, delete_retention_ms: int) -> int:
+    """Return for how many seconds after its moment *position* can be relied on, given the topic's setting."""
+    return delete_retention_ms * (_QUARTERS_WHOLE if position.is_whole else _QUARTERS_BEGUN) // 4000
 
 
 def varint(number: int) -> bytes:

@@ -112,7 +112,7 @@ class Tail:
             if caught_up_at > -math.inf:
                 age_s = self._clock.monotonic() - caught_up_at
                 moment_s = int(self._clock.time_ms() / 1000 - age_s)
-                position = position._replace(moment_s=max(position.moment_s, moment_s))
+                position = position.renewed(moment_s)
             pieces.append(((), position))
             self._room.acquire()
             self._post(self._tell, pieces)
@@ -124,7 +124,7 @@ class Tail:
         if self._reader is None:
             self._reader = self._log.open_reader()
         self._reader.assign(ends)
-        return self._reader, Position(tuple(ends[place] for place in places), None, moment_s)
+        return self._reader, Position(tuple(ends[place] for place in places), None, moment_s, is_whole=True)
 
     def _tell(self, pieces: Sequence[Piece]) -> None:
         self._room.release()
@@ -144,11 +144,11 @@ def _pieces(batches: Sequence[RecordBatch], position: Position) -> Iterator[Piec
     for batch in batches:
         for event in events_of(batch.records):
             if size_bytes >= _CHUNK_BYTES:
-                yield piece, Position(tuple(offsets), None, position.moment_s)
+                yield piece, position._replace(offsets=tuple(offsets))
                 piece, size_bytes = [], 0
             piece.append(event)
             size_bytes += event.size_bytes
             offsets[event.partition] = event.offset + 1
         offsets[batch.partition] = batch.next_offset
     if tuple(offsets) != position.offsets:
-        yield piece, Position(tuple(offsets), None, position.moment_s)
+        yield piece, position._replace(offsets=tuple(offsets))
