@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import broker as broker  # the fixture: the broker that all tests of a run share
 from tests.support.search_server import DISTRIBUTIONS, ELASTICSEARCH, OPENSEARCH, SearchServer, ServerUnavailableError
 
 NewServer = Callable[..., SearchServer]
