@@ -232,7 +232,12 @@ def replicator(
     """Return a replicator that is not started yet. *bug*: see `tests.support.buggy_replicator`. *source*: the address
     of a change feed, instead of the service's Kafka."""
     command = ["replicate", "elasticsearch", "--url", server.url, "--index", ALIAS]
-    kept = ("PROFILES_BOOTSTRAP_SERVERS", "PROFILES_TOPIC_PREFIX", "PROFILES_APPLICATION_ID", "PROFILES_SESSION_TIMEOUT_MS")
+    kept = (
+        "PROFILES_BOOTSTRAP_SERVERS",
+        "PROFILES_TOPIC_PREFIX",
+        "PROFILES_APPLICATION_ID",
+        "PROFILES_SESSION_TIMEOUT_MS",
+    )
     environment = {name: service.environment[name] for name in kept if name in service.environment}
     if source is not None:
         command += ["--source", source]
