@@ -244,8 +244,9 @@ class Graph:
         if not self._nodes:
             raise TopologyError(f"topology {self.name!r} reads nothing: begin with stream() or table()")
         nodes = [self._freeze(node) for node in self._nodes.values()]
-        used = {store for node in nodes if isinstance(node, ProcessorNode) for store in node.stores}
-        unused = [name for name, spec in self._stores.items() if name not in used and spec.source_topic is None]
+        added = [draft.stores for draft in self._nodes.values() if isinstance(draft, Draft)]
+        known = {store for stores in added for store in stores}
+        unused = [name for name in self._stores if name not in known]
         if unused:
             raise TopologyError(f"store {unused[0]!r} is used by no processor: name it in stores= of one")
         return split(
