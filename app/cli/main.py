@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from app.cli import cluster, commands, replicate
+from app.cli import backfill, cluster, commands, replicate
 from app.config import AppConfig
 from app.observability import logs
 from streams.errors import StreamsError
@@ -13,7 +13,8 @@ from streams.errors import StreamsError
 EXIT_CODES = """\
 exit codes:
   0  done, and nothing wrong was found
-  1  done, and differences were found (verify, topics check), or the cluster is not whole (cluster)
+  1  done, and differences were found (verify, topics check), lines were refused (import), or the cluster is not whole
+     (cluster)
   2  not done: bad arguments or settings, a directory that another process holds, a log that cannot be reached
 """
 
@@ -95,8 +96,32 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rebuild.add_argument("--task", type=int, action="append", metavar="N", help="only this partition; may be repeated")
     _add_replicate(subparsers)
+    _add_backfill(subparsers)
     _add_questions(subparsers)
     return parser
+
+
+def _add_backfill(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that take all profiles out and bring them in."""
+    parser = _add(
+        subparsers,
+        "export",
+        backfill.export_profiles,
+        "write all profiles to a file of JSON lines, with the positions in the log up to which they are complete",
+        "Reads Kafka; on the embedded log that of the stopped node, or the change feed of the running one. Positions\n"
+        "are in FILE.positions.\n\nexample:\n  python -m app export profiles.jsonl.gz",
+    )
+    backfill.add_export_arguments(parser)
+    parser = _add(
+        subparsers,
+        "import",
+        backfill.import_profiles,
+        "bring the profiles of a file of JSON lines into a running service; the same command again goes on, or changes "
+        "nothing",
+        "A line has username and email, or is one of an export. How far it is stands in FILE.progress.\n\n"
+        "example:\n  python -m app import users.jsonl --errors rejected.jsonl",
+    )
+    backfill.add_import_arguments(parser)
 
 
 def _add_replicate(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -55,7 +55,7 @@ class Service(Protocol):
     async def restore(self, uid: str, document: object, *, source: str | None, deadline: Deadline) -> Written: ...
 
     def topic_id(self) -> str:
-        """Return the id of the topic of profiles. Raises Unavailable while the log was never reached."""
+        """Return what tells the topic of profiles from others. Raises Unavailable while the log was never reached."""
         ...
 
     def position_token(self, positions: Mapping[TopicPartition, int]) -> str:

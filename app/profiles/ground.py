@@ -3,6 +3,7 @@
 Nothing is decided and nothing waits here.
 """
 
+from app.feed.position import identity_of
 from app.profiles.claims import Domain
 from app.profiles.email import InvalidEmail, normalise
 from app.profiles.events import Records
@@ -41,8 +42,10 @@ class Ground:
 
     @property
     def topic_id(self) -> str:
-        """The id of the topic of profiles. Raises Unavailable while the log was never reached."""
-        return self.node.topic_ids[self.topics.profiles]
+        """What tells the topic of profiles from any other, in exports and the change feed, too. Raises Unavailable
+        while the log was never reached."""
+        topic = self.topics.profiles
+        return identity_of(topic, self.node.topic_ids[topic], self.node.partitions).hex()
 
     def email_key(self, email: str) -> bytes:
         """Return what an e-mail is searched by. Raises ValidationFailed: not an address."""
