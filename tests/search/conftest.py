@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import preload
 from tests.e2e.conftest import broker as broker  # the fixture: the broker that all tests of a run share
+from tests.e2e.conftest import kafka_environment
+from tests.search.rig import Rig, replicator, seed_of_run
+from tests.support.churn import Churn
 from tests.support.search_server import DISTRIBUTIONS, ELASTICSEARCH, OPENSEARCH, SearchServer, ServerUnavailableError
+from tests.support.service import Service
 
 NewServer = Callable[..., SearchServer]
+NewRig = Callable[..., Rig]
 
 #: For `parametrize`: the two servers of the gate, and those that only the long runs try.
 SERVERS = [
@@ -31,6 +37,50 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewServer]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
+    """Starts everything of a test, with *profiles* that are there before the replicators begin:
+    `new_rig(server, profiles=20_000, replicators=2, is_embedded=True, bug="...")`."""
+    with ExitStack() as stack:
+
+        def make(
+            name: str,
+            *,
+            profiles: int,
+            replicators: int = 1,
+            is_embedded: bool = False,
+            bug: str | None = None,
+            clients: int = 8,
+        ) -> Rig:
+            seed = seed_of_run()
+            print(f"CHAOS_SEED={seed}", flush=True)
+            server = or_skip(lambda: SearchServer(tmp_path / "server", DISTRIBUTIONS[name]))
+            stack.callback(server.close)
+            server.start(is_waited_for=False)
+            environment = {} if is_embedded else kafka_environment(request.getfixturevalue("broker"))
+            service = Service(tmp_path / "service", environment=environment)
+            stack.callback(service.close)
+            sample = tmp_path / "sample.tsv"
+            patient = {**service.environment, "PROFILES_SESSION_TIMEOUT_MS": "30000"}
+            preload.fill(patient, sample, first=0, count=profiles)
+            known = [tuple(line.split("\t")) for line in sample.read_text().splitlines()]
+            service.start()
+            server.wait_until_ready()
+            source = f"http://127.0.0.1:{service.port}" if is_embedded else None
+            copies = [
+                replicator(tmp_path / f"replicator-{number}", service, server, bug=bug, source=source)
+                for number in range(replicators)
+            ]
+            for one in copies:
+                stack.callback(one.close)
+                one.start(is_waited_for=False)
+            churn = Churn(service.address, seed=seed, profiles=profiles, known=known, clients=clients)
+            stack.callback(churn.stop)
+            return Rig(service, server, copies, churn, seed)
+
+        yield make
 
 
 def _directory(factory: pytest.TempPathFactory, name: str) -> Path:

@@ -19,6 +19,7 @@ from tests.support.search_server import SearchServer
 from tests.support.service import Service
 
 ALIAS = "profiles"
+#: How long the replicator may take after a round: long enough for a machine that has other work.
 QUIET_TIMEOUT_S = 120.0
 _PAGE = 5_000
 _SAMPLE = 200
@@ -26,6 +27,14 @@ _LONGEST_FREEZE_S = 4.0
 _LONGEST_AWAY_S = 1.0
 
 Fold = Mapping[str, Any]
+
+
+class Mismatch(AssertionError):
+    """The index is not what the log says. `kinds`: the first word of each difference."""
+
+    def __init__(self, message: str, found: Sequence[str]) -> None:
+        super().__init__(message)
+        self.kinds = {one.partition(" ")[0].rstrip(":") for one in found}
 
 
 def seed_of_run() -> int:
@@ -74,6 +83,13 @@ class Rig:
     replicators: Sequence[Service]
     churn: Churn
     seed: int
+    quiet_timeout_s: float = QUIET_TIMEOUT_S
+
+    def run(self, *, rounds: int, seconds: float, least: int) -> None:
+        """All rounds, after a comparison of what was there before. Raises AssertionError."""
+        self.compare(f"CHAOS_SEED={self.seed}, before the rounds")
+        for number in range(rounds):
+            self.round(number, seconds=seconds, least=least)
 
     @property
     def _processes(self) -> dict[str, Service | SearchServer]:
@@ -111,7 +127,7 @@ class Rig:
         while found := differences(fold, self.documents()):
             for one in self.replicators:
                 assert one.is_running, f"a replicator has ended with {one.exit_code}; {context}\n{one.tail()}"
-            if time.monotonic() > begun + QUIET_TIMEOUT_S:
+            if time.monotonic() > begun + self.quiet_timeout_s:
                 self._fail(found, context)
             time.sleep(0.2)
         took_s = time.monotonic() - begun
@@ -207,7 +223,7 @@ class Rig:
     def _fail(self, found: Sequence[str], context: str) -> None:
         lines = "\n".join(f"  {one}" for one in found[:20])
         tails = "\n".join(one.tail(25) for one in self.replicators)
-        raise AssertionError(f"{len(found)} differences; {context}\n{lines}\n{tails}")
+        raise Mismatch(f"{len(found)} differences; {context}\n{lines}\n{tails}", found)
 
 
 def _parts(names: Iterable[str]) -> list[list[str]]:
