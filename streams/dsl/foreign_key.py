@@ -37,7 +37,7 @@ def join_on_foreign_key(
         subscribe(on, key=key, foreign_key=foreign_key, value=left_value, is_left=is_left),
     )
     wanted = StreamRef(graph, node, foreign_key, SubscriptionSerde(), left.sources, is_rekeyed=True)
-    wanted = graph.repartition(wanted, f"{base}-subscription-registration")
+    wanted = graph.repartition(wanted, f"{base}-subscription-registration", keeps_null_keys=True)
     graph.copartition(
         wanted.sources | right.sources, f"the right side of foreign-key join {base!r} and its subscriptions"
     )

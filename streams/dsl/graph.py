@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.errors import TopologyError
+from streams.operators.stateless import need_key
 from streams.operators.tables import TableSource, TableView
 from streams.serdes import Serde
 from streams.topology.nodes import (
@@ -59,7 +60,7 @@ class StreamRef:
     sources: frozenset[str]
     is_rekeyed: bool = False
     #: Repartitioned already, by the serdes: groupings and joins of one stream share the topic.
-    repartitioned: dict[tuple[int, int], "StreamRef"] = field(default_factory=dict)
+    repartitioned: dict[tuple[int, int, bool], "StreamRef"] = field(default_factory=dict)
 
     def then(
         self,
@@ -218,8 +219,10 @@ class Graph:
         *,
         partitions: int | None = None,
         partitioner: Partitioner | None = None,
+        keeps_null_keys: bool = False,
     ) -> StreamRef:
-        """Return *stream* after a topic of its own, in which equal keys lie in one partition."""
+        """Return *stream* after a topic of its own, in which equal keys lie in one partition. Records without a key are
+        dropped, unless *keeps_null_keys*: then they lie anywhere."""
         topic = base_name if base_name.endswith("-repartition") else f"{base_name}-repartition"
         check_name("the name of a repartition topic", topic)
         if topic in self._repartition_topics:
@@ -228,9 +231,10 @@ class Graph:
             raise TopologyError(f"a topic needs a partition, not {partitions}")
         key, value = self.key_of(stream.key), self.value_of(stream.value)
         self._repartition_topics[topic] = InternalTopic(topic, REPARTITION_CONFIG, partitions)
-        self.sink(
-            stream.node, topic, key=key, value=value, partitioner=partitioner, is_internal=True, name=f"{topic}-sink"
-        )
+        above = stream.node
+        if not keeps_null_keys:
+            above = self.process(f"{topic}-filter", [above], need_key)
+        self.sink(above, topic, key=key, value=value, partitioner=partitioner, is_internal=True, name=f"{topic}-sink")
         source = self.source([topic], key=key, value=value, is_internal=True, name=f"{topic}-source")
         return StreamRef(self, source, key, value, frozenset((source,)))
 

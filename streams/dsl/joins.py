@@ -41,7 +41,7 @@ def join(
         raise TopologyError("a join with a table matches by key: select_key() first, or use a global table")
     graph = stream.graph
     node = name or graph.new_name("KSTREAM-JOIN")
-    placed = in_place(stream, name or node)
+    placed = in_place(stream, name or node, keeps_null_keys=kind == LEFT)
     graph.copartition(placed.sources | other.sources, f"the two sides of join {node!r}")
     stores = other.view.need_getter()
     graph.process(node, [placed.node], lookup(other.view, joiner, is_left=kind == LEFT), stores=stores)
@@ -74,7 +74,8 @@ def _join_streams(
 ) -> StreamRef:
     graph = left.graph
     base = name or graph.new_name("KSTREAM-JOIN")
-    left, right = in_place(left, f"{base}-left"), in_place(right, f"{base}-right")
+    left = in_place(left, f"{base}-left", keeps_null_keys=kind != INNER)
+    right = in_place(right, f"{base}-right", keeps_null_keys=kind != INNER)
     graph.copartition(left.sources | right.sources, f"the two sides of join {base!r}")
     key = graph.key_of(left.key)
     left_value, right_value = graph.value_of(left.value), graph.value_of(right.value)

@@ -61,15 +61,17 @@ def merge(stream: StreamRef, other: StreamRef) -> StreamRef:
     )
 
 
-def in_place(stream: StreamRef, base_name: str) -> StreamRef:
-    """Return *stream* with equal keys in one partition: as it is, or after a repartition topic, which is made once
-    for each re-keyed stream, however many groupings and joins it has."""
+def in_place(stream: StreamRef, base_name: str, *, keeps_null_keys: bool = False) -> StreamRef:
+    """Return *stream* with equal keys in one partition: as it is, or after a repartition topic, which is made once for
+    each re-keyed stream, however many groupings and joins it has."""
     if not stream.is_rekeyed:
         return stream
-    serdes = (id(stream.graph.key_of(stream.key)), id(stream.graph.value_of(stream.value)))
-    found = stream.repartitioned.get(serdes)
+    graph = stream.graph
+    shared = (id(graph.key_of(stream.key)), id(graph.value_of(stream.value)), keeps_null_keys)
+    found = stream.repartitioned.get(shared)
     if found is None:
-        found = stream.repartitioned[serdes] = stream.graph.repartition(stream, base_name)
+        found = graph.repartition(stream, base_name, keeps_null_keys=keeps_null_keys)
+        stream.repartitioned[shared] = found
     return found
 
 

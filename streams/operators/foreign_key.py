@@ -113,18 +113,19 @@ def subscribe(
             )
             if is_left:
                 if is_moved:
-                    send(old_foreign, REMOVE_AND_TELL)
-                send(new_foreign, TELL_ALWAYS)
-            elif (old is not None and old_foreign is None) or (new is not None and new_foreign is None):
+                    send(old_foreign, REMOVE_AND_TELL if new is None else REMOVE)
+                if new is not None or old_foreign is None:
+                    send(new_foreign, TELL_ALWAYS)
+                return
+            if new is not None and new_foreign is None:
                 context.drop("null-foreign-key")
-            elif old is None:
-                send(new_foreign, TELL_IF_FOUND)
-            elif new is None:
-                send(old_foreign, REMOVE_AND_TELL)
+            if new_foreign is None:
+                if old_foreign is not None:
+                    send(old_foreign, REMOVE_AND_TELL)
             else:
                 if is_moved:
                     send(old_foreign, REMOVE)
-                send(new_foreign, TELL_ALWAYS)
+                send(new_foreign, TELL_IF_FOUND if old_foreign is None else TELL_ALWAYS)
 
         return process
 

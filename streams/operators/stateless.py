@@ -9,6 +9,8 @@ from typing import Any
 
 from streams.topology.nodes import Operator, OperatorContext, Process
 
+UNPLACED = "null-key-before-repartition"
+
 
 def keep_if(predicate: Callable[[Any, Any], bool], *, wanted: bool) -> Operator:
     """Pass on the records for which *predicate* is *wanted*."""
@@ -138,11 +140,12 @@ def choose(branches: Sequence[tuple[str, Callable[[Any, Any], bool] | None]]) ->
 
 
 def need_key(context: OperatorContext, forward: Process) -> Process:
-    """Drop records without a key, which have no place in a table or group (an operator itself)."""
+    """Drop records without a key, which a repartition topic has no place for (an operator itself). Kafka Streams does
+    not count them; here they are counted under a reason of their own."""
 
     def process(key: Any, value: Any, timestamp_ms: int) -> None:
         if key is None:
-            context.drop("null-key")
+            context.drop(UNPLACED)
         else:
             forward(key, value, timestamp_ms)
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from streams.serdes import Serde
-from streams.serdes.windowed import MAX_TIME_MS
-from streams.topology.nodes import Operator, OperatorContext, Process
+from streams.topology.nodes import Moment, Operator, OperatorContext, Process
 from streams.topology.windows import JoinWindows
 
 _HEAD = struct.Struct(">qB")
@@ -78,15 +77,6 @@ class StreamJoin(NamedTuple):
     joiner: Callable[[Any, Any], Any]
 
 
-class _Shared:
-    """The least time of a record that waits, for both sides."""
-
-    __slots__ = ("least_ms",)
-
-    def __init__(self) -> None:
-        self.least_ms = MAX_TIME_MS
-
-
 def keep(store: str) -> Operator:
     """Pass each record on, then keep it for those of the other side that are still to come."""
 
@@ -115,11 +105,8 @@ def join_side(join: StreamJoin, other_store: str, *, is_left: bool, is_outer: bo
         others, drop = context.store(other_store), context.drop
         stream_time = context.moment("stream-time", of=join.name)
         waiting = context.store(join.waiting_store) if join.waiting_store is not None else None
-        shared: _Shared = context.shared(join.name, _Shared)
-        release = _releaser(join, waiting, shared, stream_time, forward) if waiting is not None else None
-        if waiting is not None:
-            _find_least(waiting, shared)
-            context.on_rollback(lambda: _find_least(waiting, shared))
+        least = context.moment("least", of=join.name)
+        release = _releaser(join, waiting, least, stream_time, forward) if waiting is not None else None
 
         def process(key: Any, value: Any, timestamp_ms: int) -> None:
             if timestamp_ms > stream_time.value:
@@ -144,7 +131,7 @@ def join_side(join: StreamJoin, other_store: str, *, is_left: bool, is_outer: bo
             if waiting is None or to_ms < stream_time.value:
                 forward(key, joiner(value, None), timestamp_ms)
             else:
-                shared.least_ms = min(shared.least_ms, timestamp_ms)
+                least.value = timestamp_ms if least.value < 0 else min(least.value, timestamp_ms)
                 place = Waiting(timestamp_ms, is_left, key)
                 waiting.put(place, [*(waiting.get(place) or ()), dump(value)], timestamp_ms)
 
@@ -153,28 +140,27 @@ def join_side(join: StreamJoin, other_store: str, *, is_left: bool, is_outer: bo
     return make
 
 
-def _find_least(waiting: Any, shared: _Shared) -> None:
-    first = next(waiting.all(), None)
-    shared.least_ms = MAX_TIME_MS if first is None else first[0].timestamp_ms
-
-
 def _releaser(
-    join: StreamJoin, waiting: Any, shared: _Shared, stream_time: Any, forward: Process
+    join: StreamJoin, waiting: Any, least: Moment, stream_time: Moment, forward: Process
 ) -> Callable[[int], None]:
-    """Return the function that sends on what has waited long enough."""
+    """Return the function that sends on what has waited long enough.
+
+    *least*: a time before which nothing waits that could go, -1 if nothing waits; both sides share it. It may be too
+    late, and is then put right by the next look: the same looks as Kafka Streams, so the same order of results.
+    """
     windows = join.windows
 
     def is_open(place: Waiting) -> bool:
         reach_ms = windows.after_ms if place.is_left else windows.before_ms
-        return bool(place.timestamp_ms + reach_ms + windows.grace_ms >= stream_time.value)
+        return place.timestamp_ms + reach_ms + windows.grace_ms >= stream_time.value
 
     def release(after_ms: int) -> None:
-        if shared.least_ms + after_ms + windows.grace_ms >= stream_time.value:
+        if least.value < 0 or least.value + after_ms + windows.grace_ms >= stream_time.value:
             return
-        shared.least_ms = MAX_TIME_MS
+        least.value = -1
         has_open = {True: False, False: False}  # by side: the first that must wait on; all behind it must, too
         for place, values in list(waiting.all()):
-            shared.least_ms = min(shared.least_ms, place.timestamp_ms)
+            least.value = place.timestamp_ms
             if all(has_open.values()):
                 break
             if is_open(place):

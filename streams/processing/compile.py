@@ -34,8 +34,10 @@ def compile_nodes(
     *,
     emit: Callable[[OutputRecord], None],
     partition_count: PartitionCount,
+    guard: Callable[[Process], Process] | None = None,
 ) -> dict[str, Entry]:
-    """Return the entries of *subtopology* by topic (its name in the log). Sinks call *emit*."""
+    """Return the entries of *subtopology* by topic (its name in the log). Sinks call *emit*. *guard* wraps every
+    node."""
     children: dict[str, list[str]] = {node.name: [] for node in subtopology.nodes}
     for node in subtopology.nodes:
         for parent in () if isinstance(node, SourceNode) else node.parents:
@@ -49,7 +51,9 @@ def compile_nodes(
             made[node.name] = node.operator(NodeContext(task, node.name, node.stores, below), forward)
         elif isinstance(node, SinkNode):
             made[node.name] = _sink(subtopology, node, task.record, emit, partition_count)
-        else:
+        if guard is not None and node.name in made:
+            made[node.name] = guard(made[node.name])
+        if isinstance(node, SourceNode):
             for topic in subtopology.topics_of(node):
                 entries[topic] = Entry(node.key.deserialize, node.value.deserialize, node.timestamp, forward)
     return entries

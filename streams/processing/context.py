@@ -104,7 +104,6 @@ class TaskState:
         self.wall_clock = Punctuations()
         self.closers: list[Callable[[], None]] = []
         self.rollbacks: list[Callable[[], None]] = []
-        self.shared: dict[str, Any] = {}
         #: Reason to number of records that were dropped, since the task was made.
         self.dropped: dict[str, int] = {}
 
@@ -146,12 +145,6 @@ class NodeContext:
     def moment(self, name: str, *, of: str | None = None) -> TaskMoment:
         """Return the time of that name among the node's own, or among those shared under *of*."""
         return self._task.moment(f"{self.node if of is None else of}/{name}")
-
-    def shared(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what the nodes of this task share under *name*."""
-        if name not in self._task.shared:
-            self._task.shared[name] = make()
-        return self._task.shared[name]
 
     def schedule(self, interval_ms: int, is_stream_time: bool, callback: Callable[[int], None]) -> Callable[[], None]:
         """Call *callback* every *interval_ms*: in stream time at its multiples, as soon as there is a record; in

@@ -1,9 +1,14 @@
 """What happens with a record that cannot be read or processed. Values and pure functions.
 
-*stop* (the default): the task fails with ProcessingFailed, and nothing of its batch is kept. *skip*: the record is
-counted and forgotten. *quarantine*: its bytes go to the quarantine topic, with headers that say where it lay and why
-it was refused (the names of KIP-1034), in the same transaction as everything else, so that none is lost and none is
-there twice. Whatever a refused record had already written or sent is undone.
+*stop* (the default): the task fails with ProcessingFailed, and nothing of its batch is kept.
+
+*skip*: counted and forgotten. Where an operator fails, what it was given is lost, and the rest of the record goes its
+way: of five words of a line four are counted (as LogAndContinueProcessingExceptionHandler does).
+
+*quarantine*: the record's bytes go to the quarantine topic, with headers that say where it lay and why it was refused
+(the names of KIP-1034), in the same transaction as everything else, so that none is lost and none is there twice.
+Whatever the record had already written or sent is undone, so it can be piped in again, whole, once its fault is
+mended.
 """
 
 from dataclasses import dataclass
@@ -33,8 +38,8 @@ class ErrorPolicy:
 
     @property
     def undoes(self) -> bool:
-        """Whether a task goes on after a record that failed half-way."""
-        return self.on_processing != STOP
+        """Whether what a failed record did is undone, and the task goes on."""
+        return self.on_processing == QUARANTINE
 
 
 def quarantined(record: Record, error: Exception, *, topic: str, partition: int) -> OutputRecord:

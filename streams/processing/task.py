@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from streams.errors import ProcessingFailed
 from streams.processing.compile import PartitionCount, compile_nodes
 from streams.processing.context import TaskState
-from streams.processing.errors import QUARANTINE, STOP, ErrorPolicy, quarantined
+from streams.processing.errors import QUARANTINE, SKIP, STOP, ErrorPolicy, quarantined
 from streams.processing.output import OutputRecord, StoreRow, TaskOutput
 from streams.records import Record
 from streams.stores.base import Getter
@@ -30,6 +30,7 @@ from streams.stores.overlay import OverlayStore
 from streams.stores.sessions import SessionStore
 from streams.stores.typed import KeyValueStore
 from streams.stores.windows import WindowStore
+from streams.topology.nodes import Process
 from streams.topology.stores import StoreKind, StoreSpec
 from streams.topology.subtopology import SubTopology
 
@@ -98,7 +99,11 @@ class SubTopologyTask:
         self._times: KeyValueStore[str, int] | None = None
         self._open_stores(stream_time_ms)
         self._entries = compile_nodes(
-            subtopology, self._state, emit=self._records.append, partition_count=partition_count
+            subtopology,
+            self._state,
+            emit=self._records.append,
+            partition_count=partition_count,
+            guard=self._guard if self._policy.on_processing == SKIP else None,
         )
 
     def process(self, record: Record) -> None:
@@ -235,6 +240,18 @@ class SubTopologyTask:
                 for rollback in self._state.rollbacks:
                     rollback()
             self._refuse(record, error, "processing", self._policy.on_processing)
+
+    def _guard(self, process: Process) -> Process:
+        """Return *process* with its errors counted and forgotten."""
+
+        def guarded(*arguments: Any) -> None:
+            try:
+                process(*arguments)
+            except Exception:  # noqa: BLE001 - a user's function may raise anything
+                self.counters.skipped += 1
+                self._state.drop("failed-processing")
+
+        return guarded
 
     def _refuse(self, record: Record, error: Exception, stage: str, choice: str) -> None:
         if choice == STOP:

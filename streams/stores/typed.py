@@ -6,8 +6,8 @@ made, so a loop may write to the store that it reads.
 """
 
 import struct
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
 from streams.stores.overlay import OverlayStore
 from streams.topology.nodes import CurrentRecord
@@ -97,8 +97,8 @@ class KeyValueStore(Generic[K, V]):
         return sum(1 for _ in self._rows.scan(b"", None))
 
     def _entries(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[K, V]]:
-        found: Any = list(self._rows.scan(start, stop))
-        for key, row in reversed(found) if reverse else found:
+        found: Iterable[tuple[bytes, bytes]] = self._rows.scan(start, stop)
+        for key, row in reversed(list(found)) if reverse else found:
             yield self._load_key(key), self._load_value(row[8:])
 
 

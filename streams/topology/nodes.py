@@ -72,10 +72,6 @@ class OperatorContext(Protocol):
         """Return the time of that name among the node's own, or among those that nodes share under the name *of*."""
         ...
 
-    def shared(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what the nodes of this task share under *name*; *make* makes it for the first that asks."""
-        ...
-
     def drop(self, reason: str) -> None:
         """Count a record that is not processed further: a late one, or one without a key that is needed."""
         ...
