@@ -9,7 +9,7 @@ import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -52,14 +52,16 @@ class SearchSink:
         self._bulk = BulkWriter(self._client)
         self._alias = alias
         self._replicas = replicas
-        self._index: str | None = None  # the one that is written to
+        self._index = ""  # the one that is written to
+        self._target = ""  # the alias under which it is
         self._pending: dict[int, Position] = {}
         self._flushed: dict[int, Position] = {}
 
     def ensure(self, source: SourceInfo) -> None:
         live = self._live()
         while live is None:
-            live = self._create(source, {self._alias: {"filter": index.PROFILES_ONLY}}) or self._live()
+            self._create(source, {self._alias: {"filter": index.PROFILES_ONLY}})
+            live = self._live()
         self._check(live, source)
         self._write_to(live)
 
@@ -109,36 +111,26 @@ class SearchSink:
     def begin_rebuild(self, source: SourceInfo) -> None:
         self._live()  # Refuses what is not ours.
         name = index.rebuild_alias(self._alias)
-        while (found := self._indices_of(name)) != []:
-            if len(found) == 1 and self._meta_of(found[0]) == index.meta(source.identity)["profiles"]:
-                self._write_to(found[0])
-                return
-            for stale in found:  # It was begun from another topic.
-                self._client.request("DELETE", stale, expected=(200, 404))
-        created = None
-        while created is None:
-            created = self._create(source, {name: {}}, is_searched=False)
-        self._write_to(created)
+        while (begun := self._begun(name, source)) is None:
+            self._create(source, {name: {}}, is_searched=False)
+        self._write_to(begun)
 
     def finish_rebuild(self) -> None:
-        target = self._index
-        assert target is not None
-        name = index.rebuild_alias(self._alias)
-        if self._indices_of(name) != [target]:
-            if self._live() == target:
-                return  # Somebody else has finished it, or we have, and did not hear of it.
+        name, target, old = index.rebuild_alias(self._alias), self._index, self._live()
+        if old is not None and old.meta.write_alias == self._target:
+            return  # Somebody else has finished it, or we have, and did not hear of it.
+        if self._indices_of(self._target) != [target] or self._indices_of(name) != [target]:
             raise SinkMoved(f"{target} is not being rebuilt any more")
         self._client.request("PUT", f"{target}/_settings", {"index": {"refresh_interval": None}})
         self._client.request("POST", f"{target}/_refresh")
-        old = self._live()
         actions: list[dict[str, Any]] = [
             {"add": {"index": target, "alias": self._alias, "filter": index.PROFILES_ONLY}},
             {"remove": {"index": target, "alias": name}},
         ]
         if old is not None:
-            actions.append({"remove_index": {"index": old}})
+            actions.append({"remove_index": {"index": old.name}})
         self._client.request("POST", "_aliases", {"actions": actions})
-        logger.info("index_switched", extra={"index": target, "removed": old})
+        logger.info("index_switched", extra={"index": target, "removed": old.name if old else None})
 
     # Inspecting.
 
@@ -176,76 +168,77 @@ class SearchSink:
 
     # What follows is about names.
 
-    @property
-    def _target(self) -> str:
-        assert self._index is not None, "`ensure` comes first"
-        return index.write_alias(self._index)
-
-    def _write_to(self, name: str) -> None:
-        if name != self._index:
-            logger.info("index_written_to", extra={"index": name})
+    def _write_to(self, found: "_Found") -> None:
+        if found.meta.write_alias != self._target:
+            logger.info("index_written_to", extra={"index": found.name})
             self._pending.clear()
             self._flushed.clear()
-        self._index = name
+        self._index, self._target = found.name, found.meta.write_alias
 
-    def _live(self) -> str | None:
-        """Return the index that searchers use, None if there is none. Raises SinkUnusable for one that is not ours."""
-        found = self._indices_of(self._alias)
-        if len(found) > 1:
+    def _live(self) -> "_Found | None":
+        """Return the index that searchers use, None if there is none. Raises SinkUnusable for one that is not ours,
+        SinkMoved when it goes away at this moment."""
+        names = self._indices_of(self._alias)
+        if len(names) > 1:
             raise SinkUnusable(f"{self._alias} is an alias of several indices, which this program did not make")
-        if not found:
+        if not names:
             if self._client.request("HEAD", self._alias, expected=(200, 404)).status == 200:
                 raise SinkUnusable(
                     f"there is an index named {self._alias} already, which this program did not make. It needs that "
                     f"name for an alias: rename or remove the index, or choose another name (--index)"
                 )
             return None
-        if self._meta_of(found[0]) is None:
-            raise SinkUnusable(f"{self._alias} is an alias of {found[0]}, which this program did not make")
-        return found[0]
+        meta = self._meta_of(names[0])
+        if meta is None:
+            raise SinkUnusable(f"{self._alias} is an alias of {names[0]}, which this program did not make")
+        return _Found(names[0], meta)
 
-    def _check(self, name: str, source: SourceInfo) -> None:
-        found = self._meta_of(name) or {}
-        if found.get("format") != index.FORMAT:
+    def _begun(self, alias: str, source: SourceInfo) -> "_Found | None":
+        """Return the index that a rebuild has begun to fill from *source*; remove one that was begun otherwise."""
+        found = None
+        for name in self._indices_of(alias):
+            meta = self._meta_of(name)
+            if meta is not None and (meta.format, meta.source) == (index.FORMAT, source.identity) and found is None:
+                found = _Found(name, meta)
+            else:
+                self._client.request("DELETE", name, expected=(200, 404))
+        return found
+
+    def _check(self, found: "_Found", source: SourceInfo) -> None:
+        name, meta = found
+        if meta.format != index.FORMAT:
             raise SinkUnusable(f"{name} was made by another release of this program: fill a new index with --rebuild")
-        if found.get("source") != source.identity:
+        if meta.source != source.identity:
             raise SinkUnusable(
-                f"{name} was filled from another topic ({found.get('source')}; this is {source.identity}), and its "
-                f"versions say nothing about this one: fill a new index with --rebuild"
+                f"{name} was filled from another topic ({meta.source}; this is {source.identity}), whose offsets say "
+                f"nothing about this one: fill a new index with --rebuild"
             )
 
     def _create(
         self, source: SourceInfo, aliases: Mapping[str, Mapping[str, Any]], *, is_searched: bool = True
-    ) -> str | None:
-        """Create the next index with all its aliases, in one step; return its name, None when somebody was faster."""
+    ) -> None:
+        """Create the next index with all its aliases, in one step, unless somebody else was faster."""
         known = self._client.request("GET", f"{self._alias}-*/_mapping?filter_path=*.mappings._meta").document or {}
         generation = 1 + max((index.generation_of(self._alias, name) for name in known), default=0)
         name = index.concrete_name(self._alias, generation)
-        body = index.index_body(
-            source.identity,
-            {**aliases, index.write_alias(name): {}},
-            replicas=self._replicas,
-            is_searched=is_searched,
-        )
+        meta = index.Meta(index.FORMAT, source.identity, index.new_write_alias(name))
+        body = index.index_body(meta, aliases, replicas=self._replicas, is_searched=is_searched)
         answer = self._client.request("PUT", name, body, expected=(200, 400))
-        if answer.status == 400:
-            if answer.error_type == _EXISTS:
-                return None
+        if answer.status == 200:
+            logger.info("index_created", extra={"index": name})
+        elif answer.error_type != _EXISTS:
             raise SinkUnusable(f"{name} cannot be made: {answer.error_type} {answer.document['error'].get('reason')}")
-        logger.info("index_created", extra={"index": name})
-        return name
 
     def _indices_of(self, alias: str) -> list[str]:
         answer = self._client.request("GET", f"_alias/{alias}", expected=(200, 404))
         return sorted(answer.document) if answer.status == 200 else []
 
-    def _meta_of(self, name: str) -> Mapping[str, Any] | None:
+    def _meta_of(self, name: str) -> index.Meta | None:
         """Return what index *name* says of itself, None if it is not ours. Raises SinkMoved when it is gone."""
         answer = self._client.request("GET", f"{name}/_mapping", expected=(200, 404))
         if answer.status == 404:
             raise SinkMoved(f"{name} is gone")
-        found = answer.document[name]["mappings"].get("_meta", {}).get("profiles")
-        return found if isinstance(found, dict) else None
+        return index.Meta.of(answer.document[name]["mappings"])
 
     def _read_positions(self, partitions: frozenset[int]) -> dict[int, Position]:
         if not partitions:
@@ -272,6 +265,13 @@ class SearchSink:
             if document.get("found"):
                 found[document["_id"]] = document
         return found
+
+
+class _Found(NamedTuple):
+    """An index of ours."""
+
+    name: str
+    meta: index.Meta
 
 
 def _hits(page: Mapping[str, Any]) -> list[dict[str, Any]]:

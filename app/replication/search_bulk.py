@@ -48,6 +48,7 @@ class Verdict(Enum):
 class _Item(NamedTuple):
     change: Change
     line: bytes
+    refusal: str | None = None  # why it is not even sent
 
 
 @dataclass(slots=True)
@@ -129,13 +130,15 @@ class BulkWriter:
         attempt = Attempt()
         refusals: dict[str, str] = {}
         markers: list[_Item] = []
-        for change, verdict, reason in self._judge(alias, items):
+        sent = self._judge(alias, [item for item in items if item.refusal is None])
+        unsent = [(item.change, Verdict.REFUSED, item.refusal) for item in items if item.refusal is not None]
+        for change, verdict, reason in sent + unsent:
             if verdict is Verdict.REFUSED:
                 refusals[change.uid] = reason
                 markers.append(_Item(change, _marker(change, reason)))
             else:
                 attempt.note(change, verdict, reason)
-        for change, verdict, reason in self._judge(alias, markers) if markers else ():
+        for change, verdict, reason in self._judge(alias, markers):
             if verdict is Verdict.REFUSED:
                 raise SinkUnusable(f"the server refuses everything: {reason}")
             if verdict is Verdict.APPLIED:
@@ -146,6 +149,8 @@ class BulkWriter:
 
     def _judge(self, alias: str, items: Sequence[_Item]) -> list[tuple[Change, Verdict, str]]:
         """Send *items*, in as many requests as it takes, and return what became of each."""
+        if not items:
+            return []
         try:
             verdicts = self._send(alias, [item.line for item in items])
         except SinkUnavailable as error:
@@ -206,26 +211,26 @@ def _requests(changes: Sequence[Change]) -> Iterator[list[_Item]]:
     items: list[_Item] = []
     size = 0
     for change in changes:
-        line = _line(change)
-        if items and (len(items) >= REQUEST_CHANGES or size + len(line) > REQUEST_BYTES):
+        item = _item(change)
+        if items and (len(items) >= REQUEST_CHANGES or size + len(item.line) > REQUEST_BYTES):
             yield items
             items, size = [], 0
-        items.append(_Item(change, line))
-        size += len(line)
+        items.append(item)
+        size += len(item.line)
     if items:
         yield items
 
 
-def _line(change: Change) -> bytes:
-    """Return the two lines that write *change*: the profile as it is, or its tombstone."""
+def _item(change: Change) -> _Item:
+    """Return what writes *change*: the profile as it is, or its tombstone."""
     body = change.body
     if body is None:
-        return _ours(change, {"kind": TOMBSTONE})
+        return _Item(change, _ours(change, {"kind": TOMBSTONE}))
     if _RESERVED in body and "replication" in orjson.loads(body):
-        return _marker(change, "it has a member named replication")
+        return _Item(change, b"", "it has a member named replication")
     if b"\n" in body:  # written by somebody else: the service writes one line
         body = orjson.dumps(orjson.loads(body))
-    return _action(change.uid, change.offset, "external") + body + b"\n"
+    return _Item(change, _action(change.uid, change.offset, "external") + body + b"\n")
 
 
 def _marker(change: Change, reason: str) -> bytes:

@@ -1,19 +1,21 @@
 """What the index of the profiles looks like, and the names around it. Pure: bodies of requests, no request.
 
-    profiles                   alias for searchers, with a filter: profiles only
-    profiles-000001            the index that holds them
-    profiles-000001-write      alias under which the replicator writes to just that index
-    profiles-rebuild           alias of the index that a rebuild is filling, while there is one
+    profiles                          alias for searchers, with a filter: profiles only
+    profiles-000001                   the index that holds them
+    profiles-000001-write-3f9a1c7e    alias under which the replicator writes to just that index
+    profiles-rebuild                  alias of the index that a rebuild is filling, while there is one
 
 Beside the profiles (each exactly as the service serves it) an index holds documents of ours, which have a member
 `replication` and which the filter hides: the position in each partition, a tombstone for each deleted profile, a marker
 for each change that the server refused. Writing under an alias with `require_alias` means that a write which comes late
-can neither make an index that was removed once more, nor get into the one that took its place.
+can neither make an index that was removed once more, nor get into the one that took its place: also not if that has the
+same name, since every index has a write alias that was never used before.
 """
 
 import re
+import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.replication.ports import Position
 
@@ -48,9 +50,9 @@ def generation_of(alias: str, index: str) -> int:
     return int(match[1]) if index.startswith(alias) and match else 0
 
 
-def write_alias(index: str) -> str:
-    """Return the name under which *index* is written to."""
-    return f"{index}-write"
+def new_write_alias(index: str) -> str:
+    """Return a name under which *index* is to be written to, and that no other index ever had."""
+    return f"{index}-write-{secrets.token_hex(4)}"
 
 
 def rebuild_alias(alias: str) -> str:
@@ -82,17 +84,29 @@ def position_of(document: Mapping[str, Any]) -> Position:
     return Position(int(found["order"]), str(found["token"]), int(found["as_of_ms"]))
 
 
-def meta(identity: str) -> dict[str, Any]:
-    """Return what an index of ours says of itself in its mapping."""
-    return {"profiles": {"format": FORMAT, "source": identity}}
+class Meta(NamedTuple):
+    """What an index of ours says of itself, in its mapping. `source`: the identity of the log that it was filled from.
+    `write_alias`: see above."""
+
+    format: int
+    source: str
+    write_alias: str
+
+    @classmethod
+    def of(cls, mappings: Mapping[str, Any]) -> "Meta | None":
+        """Return what the *mappings* of an index say; None if it is not ours."""
+        found = mappings.get("_meta", {}).get("profiles")
+        if not isinstance(found, dict):
+            return None
+        return cls(int(found.get("format", 0)), str(found.get("source")), str(found.get("write_alias")))
 
 
 def index_body(
-    identity: str, aliases: Mapping[str, Any], *, replicas: int | None, is_searched: bool = True
+    meta: Meta, aliases: Mapping[str, Any], *, replicas: int | None, is_searched: bool = True
 ) -> dict[str, Any]:
-    """Return the body that creates an index. *replicas* None: one as soon as there is a second node for it.
-
-    *is_searched* False, while it is filled: it is not refreshed, which costs half of the writing.
+    """Return the body that creates an index, with *aliases* and the one to write to. *replicas* None: one as soon as
+    there is a second node for it. *is_searched* False, while it is filled: it is not refreshed, which is work for
+    nobody.
     """
     copies = {"auto_expand_replicas": "0-1"} if replicas is None else {"number_of_replicas": replicas}
     return {
@@ -105,7 +119,7 @@ def index_body(
         },
         "mappings": {
             "dynamic": False,  # a member that a later release adds is kept, and refuses no document
-            "_meta": meta(identity),
+            "_meta": {"profiles": meta._asdict()},
             "properties": {
                 "uid": {"type": "keyword"},
                 "username": {"type": "text", "fields": {"keyword": {"type": "keyword"}}},
@@ -125,5 +139,5 @@ def index_body(
                 "replication": {"properties": {"kind": {"type": "keyword"}}},
             },
         },
-        "aliases": aliases,
+        "aliases": {**aliases, meta.write_alias: {}},
     }
