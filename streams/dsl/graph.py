@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.errors import TopologyError
-from streams.operators.stateless import need_key
+from streams.operators.stateless import NeedKey
 from streams.operators.tables import TableSource, TableView
 from streams.serdes import Serde
 from streams.topology.nodes import (
@@ -60,7 +60,9 @@ class StreamRef:
     sources: frozenset[str]
     is_rekeyed: bool = False
     #: Repartitioned already, by the serdes: groupings and joins of one stream share the topic.
-    repartitioned: dict[tuple[int, int, bool], "StreamRef"] = field(default_factory=dict)
+    repartitioned: dict[tuple[int, int], "StreamRef"] = field(default_factory=dict)
+    #: Of a stream that comes from a repartition topic: what decides whether records without a key get there.
+    need_key: NeedKey | None = None
 
     def then(
         self,
@@ -231,12 +233,11 @@ class Graph:
             raise TopologyError(f"a topic needs a partition, not {partitions}")
         key, value = self.key_of(stream.key), self.value_of(stream.value)
         self._repartition_topics[topic] = InternalTopic(topic, REPARTITION_CONFIG, partitions)
-        above = stream.node
-        if not keeps_null_keys:
-            above = self.process(f"{topic}-filter", [above], need_key)
+        need_key = NeedKey(keeps_null_keys=keeps_null_keys)
+        above = self.process(f"{topic}-filter", [stream.node], need_key)
         self.sink(above, topic, key=key, value=value, partitioner=partitioner, is_internal=True, name=f"{topic}-sink")
         source = self.source([topic], key=key, value=value, is_internal=True, name=f"{topic}-source")
-        return StreamRef(self, source, key, value, frozenset((source,)))
+        return StreamRef(self, source, key, value, frozenset((source,)), need_key=need_key)
 
     def copartition(self, sources: frozenset[str], reason: str) -> None:
         """Demand one number of partitions of the topics of *sources*."""

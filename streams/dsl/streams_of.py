@@ -67,11 +67,13 @@ def in_place(stream: StreamRef, base_name: str, *, keeps_null_keys: bool = False
     if not stream.is_rekeyed:
         return stream
     graph = stream.graph
-    shared = (id(graph.key_of(stream.key)), id(graph.value_of(stream.value)), keeps_null_keys)
+    shared = (id(graph.key_of(stream.key)), id(graph.value_of(stream.value)))
     found = stream.repartitioned.get(shared)
     if found is None:
         found = graph.repartition(stream, base_name, keeps_null_keys=keeps_null_keys)
         stream.repartitioned[shared] = found
+    elif keeps_null_keys and found.need_key is not None:
+        found.need_key.keeps_null_keys = True  # whoever cannot use them drops them below
     return found
 
 

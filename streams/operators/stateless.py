@@ -139,14 +139,21 @@ def choose(branches: Sequence[tuple[str, Callable[[Any, Any], bool] | None]]) ->
     return make
 
 
-def need_key(context: OperatorContext, forward: Process) -> Process:
-    """Drop records without a key, which a repartition topic has no place for (an operator itself). Kafka Streams does
-    not count them; here they are counted under a reason of their own."""
+class NeedKey:
+    """Drop records without a key, which a repartition topic has no place for. Kafka Streams does not count them; here
+    they are counted under a reason of their own. `keeps_null_keys`: a left join wants them all the same."""
 
-    def process(key: Any, value: Any, timestamp_ms: int) -> None:
-        if key is None:
-            context.drop(UNPLACED)
-        else:
-            forward(key, value, timestamp_ms)
+    def __init__(self, *, keeps_null_keys: bool) -> None:
+        self.keeps_null_keys = keeps_null_keys
 
-    return process
+    def __call__(self, context: OperatorContext, forward: Process) -> Process:
+        if self.keeps_null_keys:
+            return forward
+
+        def process(key: Any, value: Any, timestamp_ms: int) -> None:
+            if key is None:
+                context.drop(UNPLACED)
+            else:
+                forward(key, value, timestamp_ms)
+
+        return process
