@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from app.settings import KAFKA_PREFIX, PREFIX, SETTINGS, Setting
+from app.settings import KAFKA_PREFIX, PREFIX, SETTINGS, SINK_KAFKA_PREFIX, Setting
 from streams.errors import ConfigError
 
 _MASK = "***"
 _SECRET_WORDS = ("password", "secret", "token")
+_FAMILIES = (KAFKA_PREFIX, SINK_KAFKA_PREFIX)
 # What the fence and the runtime depend on is not for the operator to change.
 _RESERVED_KAFKA = {
     "acks",
@@ -80,6 +81,7 @@ class AppConfig:
     log_format: str
     log_level: str
     kafka: Mapping[str, Any] = field(repr=False)
+    sink_kafka: Mapping[str, Any] = field(repr=False)
     #: Names of the variables that were set.
     given: frozenset[str] = field(repr=False)
 
@@ -96,7 +98,8 @@ class AppConfig:
                 values[setting.field] = None if text is None else setting.parse(text)
             except ValueError as error:
                 faults.append(f"{setting.name} is {_shown(setting, text)}, but must be {error}")
-        values["kafka"] = _kafka(given, faults)
+        values["kafka"] = _kafka(given, KAFKA_PREFIX, faults)
+        values["sink_kafka"] = _kafka(given, SINK_KAFKA_PREFIX, faults)
         if not faults:
             faults = _contradictions(values, given)
         if faults:
@@ -104,7 +107,7 @@ class AppConfig:
         if values["application_server"] is None:
             values["application_server"] = f"http://{_authority(values['bind'], values['port'])}"
         known = {setting.name for setting in SETTINGS}
-        names = frozenset(name for name in given if name in known or name.startswith(KAFKA_PREFIX))
+        names = frozenset(name for name in given if name in known or name.startswith(_FAMILIES))
         return cls(**values, given=names)
 
     @property
@@ -131,9 +134,10 @@ class AppConfig:
             source = "environment" if setting.name in self.given else "default"
             text = setting.derived if value is None else _MASK if setting.is_secret else _text(value)
             rows.append(Effective(setting.name, text, source, setting.meaning))
-        for name, value in sorted(self.kafka.items()):
+        families = ((KAFKA_PREFIX, self.kafka), (SINK_KAFKA_PREFIX, self.sink_kafka))
+        for prefix, name, value in sorted((prefix, *item) for prefix, family in families for item in family.items()):
             text = _MASK if _is_secret(name) else _text(value)
-            rows.append(Effective(KAFKA_PREFIX + name.upper(), text, "environment", "passed to kafka-python"))
+            rows.append(Effective(prefix + name.upper(), text, "environment", "passed to kafka-python"))
         return rows
 
 
@@ -141,19 +145,19 @@ def _unknown(given: Mapping[str, str]) -> list[str]:
     known = [setting.name for setting in SETTINGS]
     faults = []
     for name in sorted(given):
-        if name.startswith(PREFIX) and not name.startswith(KAFKA_PREFIX) and name not in known:
+        if name.startswith(PREFIX) and not name.startswith(_FAMILIES) and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"; did you mean {close[0]}?" if close else ""
             faults.append(f"{name} is not a setting{hint}")
     return faults
 
 
-def _kafka(given: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+def _kafka(given: Mapping[str, str], prefix: str, faults: list[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, text in sorted(given.items()):
-        if not name.startswith(KAFKA_PREFIX):
+        if not name.startswith(prefix):
             continue
-        option = name.removeprefix(KAFKA_PREFIX).lower()
+        option = name.removeprefix(prefix).lower()
         if not option or option in _RESERVED_KAFKA:
             faults.append(f"{name} cannot be set: the service depends on its own value")
         else:

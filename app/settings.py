@@ -2,7 +2,7 @@
 
 `app.config` reads the environment through it, `python -m app config` prints it, and a test compares it with
 docs/operations.md, so that there is one list. Parsers are pure: they return a value, or raise ValueError with what is
-allowed. `PROFILES_KAFKA_*` is an open family and has no rows here.
+allowed. `PROFILES_KAFKA_*` and `PROFILES_SINK_KAFKA_*` are open families and have no rows here.
 """
 
 import ipaddress
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 PREFIX = "PROFILES_"
 KAFKA_PREFIX = "PROFILES_KAFKA_"
+SINK_KAFKA_PREFIX = "PROFILES_SINK_KAFKA_"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}")

@@ -16,7 +16,7 @@ from typing import cast
 
 from tqdm import tqdm
 
-from app.cli import replicate_elasticsearch
+from app.cli import replicate_elasticsearch, replicate_kafka
 from app.cli.progress import ProgressBar
 from app.cli.target import Target
 from app.config import AppConfig
@@ -29,7 +29,7 @@ from app.replication.sharing import Everything
 from app.replication.verify import verify
 from streams.clock import SystemClock
 
-TARGETS: Sequence[Target] = (replicate_elasticsearch.TARGET,)
+TARGETS: Sequence[Target] = (replicate_elasticsearch.TARGET, replicate_kafka.TARGET)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _SHOWN_DIFFERENCES = 20
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser, target: Target) -> None:
     parser.add_argument("--from", dest="start", choices=["beginning"], help="copy everything again, over what is there")
     parser.add_argument("--once", action="store_true", help="stop when everything is copied that is there now")
     parser.add_argument("--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on this port")
-    actions = parser.add_mutually_exclusive_group()
+    has_actions = target.is_rebuildable or target.is_inspectable  # argparse prints no help with an empty group
+    actions = parser.add_mutually_exclusive_group() if has_actions else parser
     if target.is_rebuildable:
         actions.add_argument(
             "--rebuild", action="store_true", help="fill a new place, then let its readers switch over in one step"

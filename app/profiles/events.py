@@ -28,6 +28,9 @@ EVENT_ID_AT = 3
 FORMAT_AT = 8
 FORMAT_HEADER: _Header = ("profile-format", b"%d" % RECORD_FORMAT)
 
+#: Marks the copy of a record in another topic (`app.replication.kafka`); the service never writes it.
+ORIGIN_HEADER = "profiles-origin"
+
 CREATED: _Header = ("ce_type", b"profile.created")
 UPDATED: _Header = ("ce_type", b"profile.updated")
 DELETED: _Header = ("ce_type", b"profile.deleted")

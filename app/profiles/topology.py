@@ -13,7 +13,7 @@ from operator import itemgetter
 from orjson import JSONDecodeError, loads
 
 from app.profiles.email import InvalidEmail, stored_key
-from app.profiles.events import EVENT_ID_AT, FORMAT_AT, FORMAT_HEADER, RECORD_FORMAT
+from app.profiles.events import EVENT_ID_AT, FORMAT_AT, FORMAT_HEADER, ORIGIN_HEADER, RECORD_FORMAT
 from app.profiles.rows import FORMAT_VERSION, claim_row, profile_row
 from app.profiles.topics import PROFILE_STORE, REQUEST_STORE, SEARCH_STORE, TopicNames
 from app.profiles.uids import UID_LENGTH
@@ -57,10 +57,12 @@ def build(topics: TopicNames, *, idempotency_ttl_ms: int = 24 * 3600 * 1000) -> 
     return topology
 
 
-def materialise_profile(record: Record | ProducerRecord) -> tuple[bytes, bytes | None]:
+def materialise_profile(record: Record | ProducerRecord, *, may_be_copy: bool = False) -> tuple[bytes, bytes | None]:
     """Return uid and row of a profile, or None for the row of a deleted one. Raises PoisonRecord.
 
-    A foreign record without our headers is taken when its value is a profile; its event id is then zero.
+    A foreign record without our headers is taken when its value is a profile; its event id is then zero. The copy of
+    another log's record is refused unless it *may_be_copy*: its e-mail belongs to whoever owns it there, and no claim
+    here says so.
     """
     key = record.key
     if key is None:
@@ -72,6 +74,8 @@ def materialise_profile(record: Record | ProducerRecord) -> tuple[bytes, bytes |
         event_id_text = headers[EVENT_ID_AT][1] or b""  # a foreign header can be null
     else:
         _check_format(headers)
+        if not may_be_copy and header(headers, ORIGIN_HEADER) is not None:
+            raise PoisonRecord("copy", "the record was copied from another log, and copies are only read")
         event_id_text = header(headers, "ce_id") or b""
     value = record.value
     if value is None:

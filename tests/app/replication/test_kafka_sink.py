@@ -285,6 +285,27 @@ def test_a_copy_has_no_name_that_a_service_could_use(name: str) -> None:
         replicate_kafka.TARGET.open_sink(config, build_parser().parse_args(arguments), CLOCK)
 
 
+def test_credentials_of_the_other_cluster_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    """They are masked where settings are shown; one that is given twice, or a file that is not there, is said."""
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    family = "PROFILES_SINK_KAFKA_"
+    given = {f"{family}SECURITY_PROTOCOL": "SASL_SSL", f"{family}SASL_PLAIN_PASSWORD_FILE": str(file)}
+    config = AppConfig.from_env(given)
+    assert replicate_kafka.overrides(config.sink_kafka) == {
+        "security_protocol": "SASL_SSL",
+        "sasl_plain_password": "secret",
+    }
+    config = AppConfig.from_env({**given, f"{family}SASL_PLAIN_PASSWORD": "secret"})
+    assert not [row for row in config.describe() if "secret" in row.value]
+    with pytest.raises(ConfigError, match="both set"):
+        replicate_kafka.overrides(config.sink_kafka)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        replicate_kafka.overrides({"sasl_plain_password_file": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match="cannot be set"):
+        AppConfig.from_env({f"{family}TRANSACTIONAL_ID": "mine"})
+
+
 def test_the_service_serves_no_copied_record() -> None:
     """One that somebody brought into a service's own topic is quarantined, so that its e-mail is not held there, too;
     a replicator may pass it on."""
