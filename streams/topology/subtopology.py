@@ -10,8 +10,9 @@ state needs to know nothing else. Who *computes* needs the nodes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from streams.errors import TopologyError
+from streams.errors import ConfigError, TopologyError
 from streams.serdes import LONG, STRING
+from streams.topology.describe import as_graphviz, as_mermaid, as_text
 from streams.topology.graph import Topology
 from streams.topology.nodes import CopartitionGroup, InternalTopic, Node, ProcessorNode, SinkNode, SourceNode
 from streams.topology.stores import StoreKind, StoreSpec
@@ -146,6 +147,15 @@ class ProcessorTopology:
         """Return how many tasks each sub-topology has. Raises TopologyError as `internal_topics` does."""
         counts = self._count(partitions)
         return tuple(self._tasks(each, counts) for each in self.subtopologies)
+
+    def describe(self, form: str = "text") -> str:
+        """Return the topology as `text` (in the form of Kafka Streams), as a `mermaid` flow chart, or for `graphviz`.
+        Raises ConfigError for any other form."""
+        drawers = {"text": as_text, "mermaid": as_mermaid, "graphviz": as_graphviz}
+        if form not in drawers:
+            raise ConfigError(f"a topology is described as {', '.join(drawers)}, not {form!r}")
+        whole = [] if self.global_subtopology is None else [self.global_subtopology]
+        return drawers[form](self.name, [*self.subtopologies, *whole])
 
     def _tasks(self, subtopology: SubTopology, counts: Mapping[str, int]) -> int:
         return max(counts[topic] for topic in subtopology.source_topics)
