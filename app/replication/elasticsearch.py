@@ -26,7 +26,7 @@ from app.replication.ports import (
     SourceInfo,
     Written,
 )
-from app.replication.search_bulk import REQUESTS_IN_FLIGHT, BulkWriter
+from app.replication.search_bulk import REQUEST_CHANGES, REQUESTS_IN_FLIGHT, BulkWriter
 from app.replication.search_client import SearchClient, SearchSettings
 from streams.errors import ConfigError
 
@@ -41,15 +41,22 @@ _EXISTS = "resource_already_exists_exception"
 class SearchSink:
     """A `Sink` that is `Inspectable` and `Rebuildable`. One thread."""
 
-    def __init__(self, settings: SearchSettings, alias: str, *, replicas: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: SearchSettings,
+        alias: str,
+        *,
+        replicas: int | None = None,
+        request_changes: int = REQUEST_CHANGES,
+    ) -> None:
         """*alias*: what searchers use. *replicas*: of an index that is made; None is one as soon as there is a second
-        node. Connects to nothing. Raises ConfigError."""
+        node. *request_changes*: the most that one request has. Connects to nothing. Raises ConfigError."""
         if not index.is_index_name(alias):
             raise ConfigError(
                 f"{alias!r} cannot be the name of an index: lower-case letters, digits, dots, hyphens or underscores"
             )
         self._client = SearchClient(settings, connections=REQUESTS_IN_FLIGHT + 1)
-        self._bulk = BulkWriter(self._client)
+        self._bulk = BulkWriter(self._client, request_changes=request_changes)
         self._alias = alias
         self._replicas = replicas
         self._index = ""  # the one that is written to

@@ -60,9 +60,10 @@ class Replicator:
         clock: Clock,
         progress: Progress | None = None,
         is_from_beginning: bool = False,
+        backoff: Backoff | None = None,
     ) -> None:
         """*share* tells which partitions to copy, once the source is known. *is_from_beginning*: read everything again
-        instead of going on from the sink's positions."""
+        instead of going on from the sink's positions. *backoff*: between attempts."""
         self.progress = progress or Progress()
         self._source = source
         self._sink = sink
@@ -73,7 +74,7 @@ class Replicator:
         self._info: SourceInfo | None = None
         self._ensure: Callable[[SourceInfo], None] = sink.ensure
         self._must_stop = threading.Event()
-        self._backoff = Backoff(initial_s=0.1, maximum_s=_LONGEST_WAIT_S)
+        self._backoff = backoff or Backoff(initial_s=0.1, maximum_s=_LONGEST_WAIT_S)
         self._partitions: frozenset[int] | None = None  # None: the sink must be asked for its positions
         self._flushed_at = 0.0
         self._is_dirty = False

@@ -83,8 +83,10 @@ class Attempt:
 class BulkWriter:
     """One thread calls it; the requests are made by a few of its own."""
 
-    def __init__(self, client: SearchClient) -> None:
+    def __init__(self, client: SearchClient, *, request_changes: int = REQUEST_CHANGES) -> None:
+        """*request_changes*: the most that one request has."""
         self._client = client
+        self._request_changes = request_changes
         self._pool = ThreadPoolExecutor(REQUESTS_IN_FLIGHT, thread_name_prefix="bulk")
 
     def write(self, alias: str, changes: Sequence[Change]) -> Attempt:
@@ -93,7 +95,7 @@ class BulkWriter:
         When the servers are busy or away, what was not sent yet is not tried: it is in the `rest`.
         """
         whole = Attempt()
-        requests = _requests(changes)
+        requests = _requests(changes, self._request_changes)
         under_way: deque[Future[Attempt]] = deque()
         try:
             for items in requests:
@@ -206,13 +208,13 @@ def verdict_of(answer: Mapping[str, Any]) -> tuple[Verdict, str]:
     return Verdict.REFUSED, reason
 
 
-def _requests(changes: Sequence[Change]) -> Iterator[list[_Item]]:
+def _requests(changes: Sequence[Change], most: int) -> Iterator[list[_Item]]:
     """Yield the items of each request, within its bounds."""
     items: list[_Item] = []
     size = 0
     for change in changes:
         item = _item(change)
-        if items and (len(items) >= REQUEST_CHANGES or size + len(item.line) > REQUEST_BYTES):
+        if items and (len(items) >= most or size + len(item.line) > REQUEST_BYTES):
             yield items
             items, size = [], 0
         items.append(item)

@@ -187,10 +187,10 @@ def _reason(error: Exception) -> str:
     """Return what is wrong, without urllib3's objects."""
     if isinstance(error, urllib3.exceptions.SSLError):
         return f"TLS: {error}"
+    if isinstance(error, urllib3.exceptions.NewConnectionError):  # for urllib3 one of the next kind
+        return "no connection"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
         return "no answer in time"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return "no connection"
     if isinstance(error, urllib3.exceptions.ProtocolError):
         return "the connection broke"
     return type(error).__name__

@@ -12,7 +12,7 @@ from app.replication.log_source import LogSource
 from app.replication.ports import Sink
 from app.replication.replicator import Replicator
 from app.replication.sharing import Everything
-from streams.clock import Clock, Deadline, SystemClock
+from streams.clock import Backoff, Clock, Deadline, SystemClock
 from streams.partitioner import partition_for
 from streams.records import ProducerRecord
 from streams.testing import MemoryLog
@@ -48,7 +48,7 @@ class World:
         self.fold[uid] = profile = {
             "uid": uid,
             "username": name,
-            "email": f"{name}@mail.com",
+            "email": f"{name[:40]}@mail.com",
             "version": version,
             "created_at": created_at,
             "updated_at": "2026-01-31T23:59:59.999Z",
@@ -89,7 +89,8 @@ class World:
         return LogSource(self.log, TOPICS.profiles, self.clock)
 
     def replicator(self, sink: Sink, **options: Any) -> Replicator:
-        return Replicator(source=self.source(), sink=sink, share=Everything.of, clock=self.clock, **options)
+        options = {"backoff": Backoff(initial_s=0.001, maximum_s=0.02), "share": Everything.of, **options}
+        return Replicator(source=self.source(), sink=sink, clock=self.clock, **options)
 
     def _partition(self, key: bytes) -> int:
         return partition_for(key, self.partitions)
