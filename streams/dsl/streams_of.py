@@ -199,7 +199,11 @@ def process(
     """Return what the processor forwards."""
     graph = stream.graph
     node = graph.process(
-        name or graph.new_name("KSTREAM-PROCESSOR"), [stream.node], run_processor(processor), stores=stores
+        name or graph.new_name("KSTREAM-PROCESSOR"),
+        [stream.node],
+        run_processor(processor),
+        stores=stores,
+        keeps_time=bool(stores),  # who keeps nothing needs no topic for when its next punctuation is due
     )
     return stream.then(node, key=key or stream.key, value=value or stream.value, is_rekeyed=True)
 

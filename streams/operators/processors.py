@@ -63,8 +63,9 @@ class ProcessorContext(Generic[KOut, VOut]):
     ) -> Callable[[], None]:
         """Call *callback* with the time in ms every *interval_ms*, and return a function that ends that.
 
-        *time* `stream`: as stream time goes on, at multiples of the interval; never without records. `wall_clock`: by
-        the clock, counted from now. An interval that was missed is not made up for.
+        *time* `stream`: as stream time goes on, at multiples of the interval; never without records; a processor with
+        stores goes on with that after a restart. `wall_clock`: by the clock, counted from now. An interval that was
+        missed is not made up for.
         """
         return self._context.schedule(interval_ms, time == STREAM_TIME, callback)
 

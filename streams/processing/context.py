@@ -44,12 +44,14 @@ class TaskMoment:
 class Punctuation:
     """One schedule."""
 
-    __slots__ = ("callback", "interval_ms", "is_cancelled")
+    __slots__ = ("callback", "interval_ms", "is_cancelled", "next")
 
-    def __init__(self, interval_ms: int, callback: Callable[[int], None]) -> None:
+    def __init__(self, interval_ms: int, callback: Callable[[int], None], next_: TaskMoment | None) -> None:
+        """*next_*: where it is kept when the next one is due, for schedules that go on after a restart."""
         self.interval_ms = interval_ms
         self.callback = callback
         self.is_cancelled = False
+        self.next = next_
 
     def cancel(self) -> None:
         """Do not call again."""
@@ -67,6 +69,8 @@ class Punctuations:
 
     def add(self, first_ms: int, punctuation: Punctuation) -> None:
         """Have *punctuation* called at *first_ms* and from then on."""
+        if punctuation.next is not None:
+            punctuation.next.value = first_ms
         heappush(self._due, (first_ms, next(self._numbers), punctuation))
 
     def is_due(self, now_ms: int) -> bool:
@@ -122,7 +126,7 @@ class TaskState:
 class NodeContext:
     """What one node's operator may ask (see `streams.topology.nodes.OperatorContext`)."""
 
-    __slots__ = ("_connected", "_task", "children", "drop", "node", "record", "wall_clock_ms")
+    __slots__ = ("_connected", "_schedules", "_task", "children", "drop", "node", "record", "wall_clock_ms")
 
     def __init__(self, task: TaskState, node: str, connected: tuple[str, ...], children: Mapping[str, Process]) -> None:
         self.node = node
@@ -132,6 +136,7 @@ class NodeContext:
         self.wall_clock_ms = task.now_ms
         self._task = task
         self._connected = connected
+        self._schedules = 0
 
     def store(self, name: str) -> Any:
         """Return a store that the node is connected to, or a global one."""
@@ -151,10 +156,13 @@ class NodeContext:
         wall-clock time counted from now."""
         if interval_ms <= 0:
             raise TopologyError(f"{self.node}: the interval of a punctuation must be greater than 0, not {interval_ms}")
-        punctuation = Punctuation(interval_ms, callback)
         if is_stream_time:
-            self._task.stream_time.add(0, punctuation)
+            self._schedules += 1
+            kept = self.moment(f"punctuation-{self._schedules}")
+            punctuation = Punctuation(interval_ms, callback, kept)
+            self._task.stream_time.add(max(0, kept.value), punctuation)
         else:
+            punctuation = Punctuation(interval_ms, callback, None)
             self._task.wall_clock.add(self._task.now_ms() + interval_ms, punctuation)
         return punctuation.cancel
 

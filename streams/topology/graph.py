@@ -5,6 +5,10 @@ Nothing here reads a log or opens a store; `streams.runtime` does that. A topolo
 A *table* (Kafka Streams: KTable with its source topic as changelog) is the commonest node: its rows are a pure function
 of the last record of each key. Because it is pure, the runtime can also apply it to records that are not in the log yet
 (the overlay of `streams.runtime.table`), so that a decision and the later materialisation can never disagree.
+
+A topology that is written with `streams.dsl` is a `ProcessorTopology` (`streams.topology.subtopology`). It computes,
+too; what each of its sub-topologies *keeps* is a `Topology` in the sense of this module, a table for each store
+(decision 20).
 """
 
 from collections.abc import Callable
