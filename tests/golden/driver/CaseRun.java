@@ -179,11 +179,15 @@ final class CaseRun {
         Set<String> topics = new TreeSet<>();
         for (TopologyDescription.Subtopology part : topology.describe().subtopologies()) {
             for (TopologyDescription.Node node : part.nodes()) {
-                if (node instanceof TopologyDescription.Sink sink && sink.topic() != null && sink.topic().endsWith("-repartition")) {
+                if (node instanceof TopologyDescription.Sink sink && sink.topic() != null && isInternal(sink.topic())) {
                     topics.add(sink.topic());
                 }
             }
         }
         return topics;
+    }
+
+    private static boolean isInternal(String topic) {
+        return topic.endsWith("-repartition") || topic.contains("-FK-JOIN-SUBSCRIPTION-");
     }
 }
