@@ -38,7 +38,7 @@ format: $(VENV)/.dev ## put the sources into the one format
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-bench: $(VENV)/.test ## measure, print a table, write docs/benchmarks.md
+bench: $(VENV)/.bench ## measure, print a table, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 kafka: $(VENV)/.test ## start a developer's broker and print its address; ends with Ctrl-C
@@ -52,7 +52,7 @@ golden: $(VENV)/.test ## run the cases of tests/golden on Kafka Streams itself a
 
 constraints: ## resolve all packages anew and pin them in constraints.txt
 	@$(FIND_PYTHON) && rm -rf .cache/constraints && "$$python" -m venv .cache/constraints
-	.cache/constraints/bin/python -m pip install -q '.[test,dev]'
+	.cache/constraints/bin/python -m pip install -q '.[test,dev,bench]'
 	@sed -n '/^#/p' constraints.txt > .cache/constraints.txt
 	.cache/constraints/bin/python -m pip freeze --exclude profiles >> .cache/constraints.txt
 	mv .cache/constraints.txt constraints.txt
@@ -81,6 +81,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) '.[test]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[test,bench]'
+	@touch $@ $(VENV)/.test $(VENV)/.run
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) '.[test,dev]'

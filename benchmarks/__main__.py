@@ -15,10 +15,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import cluster, http, load, logs, machine, size, tail
+from benchmarks import cluster, http, load, logs, machine, search, size, tail
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.report import Table, document
 from tests.support.broker import BrokerUnavailableError, Cluster
+from tests.support.search_server import ServerUnavailableError
 
 _DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -53,6 +54,12 @@ SECTIONS: dict[str, Callable[[Plan, Path, Brokers], Table]] = {
     "tail-local": lambda plan, directory, _: tail.measure(plan, directory),
     "tail-kafka": lambda plan, directory, brokers: tail.measure(plan, directory, bootstrap_servers=brokers.address()),
     "cluster": lambda plan, directory, brokers: cluster.measure(plan, directory, bootstrap_servers=brokers.address()),
+    "search-copy": lambda plan, directory, brokers: search.measure_copy(
+        plan, directory, bootstrap_servers=brokers.address()
+    ),
+    "search-lag": lambda plan, directory, brokers: search.measure_lag(
+        plan, directory, bootstrap_servers=brokers.address()
+    ),
     "disk": lambda plan, directory, _: logs.measure_disk(plan, directory),
 }
 
@@ -76,7 +83,7 @@ def main() -> int:
             directory.mkdir()
             try:
                 table = SECTIONS[name](plan, directory, brokers)
-            except BrokerUnavailableError as error:
+            except (BrokerUnavailableError, ServerUnavailableError) as error:
                 missing.append(f"{name}: not measured, {error}")
                 print(missing[-1], flush=True)
                 continue

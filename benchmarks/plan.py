@@ -9,7 +9,8 @@ class Plan:
 
     `profiles`: in the store while requests are measured. `small`, `medium`, `large`: numbers of profiles for memory,
     start, and the cost of a request. `kafka_restore`: profiles that are restored from Kafka. `disk_updates`: of
-    `disk_keys` keys of the embedded log.
+    `disk_keys` keys of the embedded log. `search_profiles`: copied to Elasticsearch; `search_burst`: changes that a
+    replicator gets at once.
     """
 
     runs: int
@@ -20,6 +21,8 @@ class Plan:
     large: int
     kafka_restore: int
     disk_updates: int
+    search_profiles: int
+    search_burst: int
     disk_keys: int = 1000
 
 
@@ -32,6 +35,8 @@ FULL = Plan(
     large=1_000_000,
     kafka_restore=200_000,
     disk_updates=1_000_000,
+    search_profiles=100_000,
+    search_burst=10_000,
 )
 QUICK = Plan(
     runs=3,
@@ -42,4 +47,6 @@ QUICK = Plan(
     large=50_000,
     kafka_restore=20_000,
     disk_updates=100_000,
+    search_profiles=20_000,
+    search_burst=2_000,
 )

@@ -37,8 +37,7 @@ class Server:
         self._command = command
         self._output = output
         self._start_timeout_s = start_timeout_s
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PROFILES_")}
-        self._environment = {**kept, **settings, "PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._environment = {**environment(settings), "PORT": str(port)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Server":
@@ -115,6 +114,12 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that is measured: *settings*, and no other ones of the product."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PROFILES_")}
+    return {**kept, **settings, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def service(directory: Path, settings: Mapping[str, str], *, start_timeout_s: float = 120.0) -> Server:
