@@ -18,6 +18,8 @@ from tests.support.service import Service
 NewServer = Callable[..., SearchServer]
 NewRig = Callable[..., Rig]
 
+_MANY = 1_000  # so many are written past the service, which takes much less time
+
 #: For `parametrize`: the two servers of the gate, and those that only the long runs try.
 SERVERS = [
     pytest.param(name, marks=[] if one in (ELASTICSEARCH, OPENSEARCH) else pytest.mark.slow)
@@ -41,8 +43,8 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewServer]:
 
 @pytest.fixture
 def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
-    """Starts everything of a test, with *profiles* that are there before the replicators begin:
-    `new_rig(server, profiles=20_000, replicators=2, is_embedded=True, bug="...")`."""
+    """Starts everything of a test: `new_rig(server, profiles=20_000, replicators=2, is_embedded=True, bug="...")`. Many
+    profiles are there before the replicators begin; a few are made by the load."""
     with ExitStack() as stack:
 
         def make(
@@ -57,15 +59,12 @@ def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
             seed = seed_of_run()
             print(f"CHAOS_SEED={seed}", flush=True)
             server = or_skip(lambda: SearchServer(tmp_path / "server", DISTRIBUTIONS[name]))
-            stack.callback(server.close)
-            server.start(is_waited_for=False)
             environment = {} if is_embedded else kafka_environment(request.getfixturevalue("broker"))
             service = Service(tmp_path / "service", environment=environment)
             stack.callback(service.close)
-            sample = tmp_path / "sample.tsv"
-            patient = {**service.environment, "PROFILES_SESSION_TIMEOUT_MS": "30000"}
-            preload.fill(patient, sample, first=0, count=profiles)
-            known = [tuple(line.split("\t")) for line in sample.read_text().splitlines()]
+            known = _fill(service, tmp_path / "sample.tsv", profiles) if profiles >= _MANY else []
+            stack.callback(server.close)
+            server.start(is_waited_for=False)
             service.start()
             server.wait_until_ready()
             source = f"http://127.0.0.1:{service.port}" if is_embedded else None
@@ -81,6 +80,14 @@ def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
             return Rig(service, server, copies, churn, seed)
 
         yield make
+
+
+def _fill(service: Service, sample: Path, profiles: int) -> list[tuple[str, str]]:
+    """Write *profiles* into the log of a service that does not run; return uid and e-mail of each."""
+    patient = {**service.environment, "PROFILES_SESSION_TIMEOUT_MS": "30000"}
+    preload.fill(patient, sample, first=0, count=profiles)
+    lines = [line.split("\t") for line in sample.read_text().splitlines()]
+    return [(uid, email) for uid, email in lines]
 
 
 def _directory(factory: pytest.TempPathFactory, name: str) -> Path:

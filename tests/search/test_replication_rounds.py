@@ -11,7 +11,7 @@ import pytest
 from tests.search.conftest import NewRig
 from tests.support.search_server import ELASTICSEARCH, OPENSEARCH
 
-pytestmark = [pytest.mark.search, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.search, pytest.mark.timeout(900)]
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
 SERVERS = [ELASTICSEARCH.name, OPENSEARCH.name]
@@ -25,7 +25,7 @@ def test_a_round(new_rig: NewRig, server: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150 * ROUNDS)
+@pytest.mark.timeout(600 + 150 * ROUNDS)
 @pytest.mark.kafka
 @pytest.mark.parametrize("server", SERVERS)
 def test_many_rounds(new_rig: NewRig, server: str) -> None:
@@ -34,7 +34,7 @@ def test_many_rounds(new_rig: NewRig, server: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150 * ROUNDS)
+@pytest.mark.timeout(600 + 150 * ROUNDS)
 @pytest.mark.kafka
 @pytest.mark.parametrize("server", SERVERS)
 def test_two_replicators_of_one_name(new_rig: NewRig, server: str) -> None:
@@ -43,7 +43,7 @@ def test_two_replicators_of_one_name(new_rig: NewRig, server: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150 * ROUNDS)
+@pytest.mark.timeout(600 + 150 * ROUNDS)
 @pytest.mark.parametrize("server", SERVERS)
 def test_over_the_change_feed(new_rig: NewRig, server: str) -> None:
     """The same from the embedded log, which only the service can read: over HTTP."""

@@ -13,7 +13,7 @@ from tests.search.conftest import NewRig
 from tests.search.rig import Mismatch
 from tests.support.search_server import ELASTICSEARCH, OPENSEARCH
 
-pytestmark = [pytest.mark.search, pytest.mark.slow, pytest.mark.kafka, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.search, pytest.mark.slow, pytest.mark.kafka, pytest.mark.timeout(2400)]
 
 ROUNDS = 5
 PROFILES = 400

