@@ -25,6 +25,7 @@
     |  |- NotOwner            another node owns the partition, or nobody does yet
     |  |- LeaseExpired        ownership could not be confirmed in time
     |  |- Overloaded          a bounded queue is full
+    |  |- NotTaken            the log takes nothing for the partition, while it does for others
     |  |- NotWritten          the write is certainly not in the log, and never will be
     |  '- Draining            this node is stopping
     |- PoisonRecord           a record that cannot be processed: quarantined, never fatal
@@ -65,12 +66,9 @@ class PartitionsUnavailable(LogUnavailable):
     """Some partitions take nothing for now: they have no leader, or too few replicas in sync. Nothing of the group was
     appended; without what it has for `partitions` the rest of it can be."""
 
-    def __init__(self, message: str, partitions: Collection[int], *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, partitions: Collection[int]) -> None:
         super().__init__(message)
         self.partitions = frozenset(partitions)
-        #: The first of them.
-        self.partition = min(self.partitions, default=None)
-        self.retry_after_s = retry_after_s
 
 
 class OutcomeUnknown(LogError):
@@ -172,6 +170,10 @@ class LeaseExpired(Unavailable):
 
 class Overloaded(Unavailable):
     """A bounded queue is full. Nothing was begun."""
+
+
+class NotTaken(Unavailable):
+    """The log takes nothing for the partition now: it has no leader, or too few replicas in sync. Nothing was begun."""
 
 
 class NotWritten(Unavailable):

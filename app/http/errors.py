@@ -198,11 +198,13 @@ _BY_TYPE: Mapping[type, Callable[[Any], Problem]] = {
     # owns the partition, and what the client should do is the same.
     errors.LeaseExpired: _unavailable("ownership-unsettled"),
     errors.Overloaded: _unavailable("overloaded"),
+    errors.NotTaken: _unavailable("log-unavailable"),
     errors.NotWritten: _unavailable("not-written"),
     errors.Draining: _unavailable("draining"),
     errors.LogUnavailable: _unavailable("log-unavailable"),
     errors.Fenced: _unavailable("ownership-unsettled"),
     errors.OutcomeUnknown: lambda _: Problem("outcome-unknown", "the change may be visible now, later, or never"),
+    errors.RecordRefused: _unavailable("log-unavailable"),
     errors.RecordTooLarge: lambda _: Problem("payload-too-large", "the log refuses a record of this size"),
     # What has no row of its own is unavailable because a store is: it is being rebuilt, moved, or brought up to date.
     errors.Unavailable: _unavailable("restoring"),

@@ -26,6 +26,7 @@ from app.profiles.topics import PROFILE_STORE
 from app.profiles.uids import RandomBytes, random_id, text_of
 from streams.clock import Backoff, Clock, Deadline
 from streams.errors import Draining, LeaseExpired, NotOwner, NotWritten, Unavailable
+from streams.queries.peers import PeerLost
 from streams.runtime.commands import Decided, Outcome, Refused, Unknown
 
 logger = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ class Settlement:
         for _ in range(_MAX_ROUNDS):
             outcome = await self._attempt(command, _Attempt(), deadline)
             if isinstance(outcome, Unknown):
-                raise Unavailable("it did not become known in time what was written")
+                raise PeerLost("it did not become known in time what was written")  # who asked must not think: nothing
             if isinstance(outcome, Refused):
                 command = await self._without(command, outcome.error, deadline)
             elif isinstance(outcome.result, Moved | Ask | EmailTaken):

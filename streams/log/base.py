@@ -47,6 +47,15 @@ class TopicInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at tasks has shown. `ends`: of the partitions that have a leader, as after a fence; `writable`: the
+    tasks of which every partition takes appends, as far as the log knows."""
+
+    ends: Mapping[TopicPartition, int]
+    writable: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Ownership:
     """The fence's snapshot: what this member owned when a join completed. One immutable value, never read live later.
 
@@ -153,9 +162,16 @@ class LogWriter(Protocol):
         operations included, and only then take the end offsets of all topics of these partitions: the barrier.
 
         Must be called after each new `ownership` and after OutcomeUnknown, before `append`. A reader whose positions
-        have reached the barrier has seen everything that earlier writers ever wrote. Fails with Fenced (*ownership* is
+        have reached the barrier has seen everything that earlier writers ever wrote. A task of which a partition cannot
+        tell its end now is left out: it has no barrier until a `look` has shown one. Fails with Fenced (*ownership* is
         not current any more) or LogUnavailable.
         """
+        ...
+
+    def look(self, partitions: frozenset[int], deadline: Deadline) -> "Future[Look]":
+        """Look at the tasks *partitions* of the last fence, which has succeeded: the ends that this shows are a barrier
+        under that fence, unless another was begun meanwhile. One at a time, also while an append is under way. Fails
+        with LogUnavailable."""
         ...
 
     def append(
@@ -169,8 +185,9 @@ class LogWriter(Protocol):
         """Append *group* atomically; the result maps each partition written to the offset after its last record.
 
         *positions*: for each task whose partition is written, the next offset of its first topic, to be committed with
-        the group (the fence of KIP-447 lies in this commit). Fails with LogUnavailable, RecordTooLarge or Fenced
-        (certainly nothing was appended) or OutcomeUnknown (then call `fence`, read up to its barrier, and look).
+        the group (the fence of KIP-447 lies in this commit). Fails with LogUnavailable (PartitionsUnavailable when
+        it is known whose fault that is), RecordRefused or Fenced (certainly nothing was appended) or OutcomeUnknown
+        (then call `fence`, read up to its barrier, and look).
         """
         ...
 
@@ -191,8 +208,11 @@ class Log(Protocol):
         """Return those of *names* that exist. Raises LogUnavailable."""
         ...
 
-    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
-        """Return the offset after the last committed record of each partition. Raises LogUnavailable."""
+    def end_offsets(
+        self, partitions: Sequence[TopicPartition], deadline: Deadline, *, is_partial: bool = False
+    ) -> dict[TopicPartition, int]:
+        """Return the offset after the last committed record of each partition; with *is_partial* what cannot be learned
+        soon is missing, but never all. Raises LogUnavailable."""
         ...
 
     def open_reader(self) -> LogReader:

@@ -6,7 +6,7 @@ One look at the log serves all callers that wait for it. Belongs to one event lo
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from streams.clock import Clock, Deadline
+from streams.clock import Backoff, Clock, Deadline
 from streams.errors import LogUnavailable, NotOwner, Unavailable
 from streams.records import TopicPartition
 from streams.runtime.task import StreamTask
@@ -26,7 +26,8 @@ class Barrier:
         clock: Clock,
         look: Callable[[Deadline], Ends],
     ) -> None:
-        """*look* asks the log for the ends of all partitions; it blocks, and is called on a pool thread."""
+        """*look* asks the log for the ends of all partitions; it blocks, and is called on a pool thread. Partitions
+        whose ends cannot be learned now are missing."""
         self._tasks = tasks
         self._waiters = waiters
         self._clock = clock
@@ -38,6 +39,20 @@ class Barrier:
         for a partition that is not followed here, Unavailable at the deadline."""
         wanted = frozenset(partitions)
         self._check_followed(wanted)
+        backoff = Backoff(initial_s=0.05, maximum_s=1.0)
+        while True:
+            ends = await self._ends_after_now(deadline)
+            missing = wanted - {place.partition for place in ends}
+            if not missing:
+                break
+            pause_s = backoff.next_s()
+            if pause_s >= deadline.remaining_s(self._clock):
+                raise Unavailable("the log does not tell the end of a partition", partition=min(missing))
+            await asyncio.sleep(pause_s)  # Nobody leads it now; in a moment somebody may.
+        await self.applied({place: end for place, end in ends.items() if place.partition in wanted}, deadline)
+
+    async def _ends_after_now(self, deadline: Deadline) -> Ends:
+        """Return the ends as a look tells them that begins after this was called. Raises Unavailable."""
         while (earlier := self._ends) is not None:  # A look that has begun before us proves nothing to us.
             await asyncio.wait([earlier], timeout=deadline.remaining_s(self._clock))
             if deadline.has_passed(self._clock):
@@ -49,10 +64,9 @@ class Barrier:
             self._ends = asyncio.ensure_future(asyncio.to_thread(self._look, deadline))
             self._ends.add_done_callback(self._seen)
         try:
-            ends = await asyncio.wait_for(asyncio.shield(self._ends), deadline.remaining_s(self._clock))
+            return await asyncio.wait_for(asyncio.shield(self._ends), deadline.remaining_s(self._clock))
         except (TimeoutError, LogUnavailable) as error:
             raise Unavailable("the log did not tell its end in time") from error
-        await self.applied({place: end for place, end in ends.items() if place.partition in wanted}, deadline)
 
     async def applied(self, targets: Ends, deadline: Deadline) -> None:
         """Return once every target position is applied here. Raises NotOwner for a partition that is not followed here,

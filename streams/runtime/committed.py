@@ -54,6 +54,7 @@ class CommittedGroups:
         """Take *group*, of which *awaited* is held and applied together, and holds up later groups; the rest of its
         targets only its own members wait for."""
         group.awaited = awaited
+        group.committed_at = self._clock.monotonic()
         self.groups.append(group)
         self.answer_applied()
 
@@ -66,6 +67,17 @@ class CommittedGroups:
             group.awaited = {at: end for at, end in group.awaited.items() if at.partition not in gone}
         self.answer_applied()
         return ends
+
+    def late(self, committed_before: float, held: Held) -> frozenset[int]:
+        """Return the partitions that have not told what was committed there so long ago."""
+        late: set[int] = set()
+        for group in self.groups:
+            if group.committed_at > committed_before:
+                break
+            late.update(
+                at.partition for at, end in group.awaited.items() if not held.has_all({at: end}, self._position)
+            )
+        return frozenset(late)
 
     def release(self, held: Held) -> list[RecordBatch]:
         """Take from *held* the batches of all groups of which everything was read."""

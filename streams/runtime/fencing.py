@@ -5,7 +5,7 @@ worthless.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from streams.clock import Backoff, Clock, Deadline
@@ -38,6 +38,12 @@ class Fencing:
     def has_news(self) -> bool:
         """Whether a fence has ended that `advance` has not seen."""
         return self._fence is not None and self._fence.done()
+
+    def barrier_of(self, partition: int, topics: Iterable[str]) -> Mapping[str, int] | None:
+        """Return topic to offset for one task; None when the log could not tell all of its ends."""
+        ends = {topic: self.barrier.get(TopicPartition(topic, partition)) for topic in topics}
+        known = {topic: end for topic, end in ends.items() if end is not None}
+        return known if len(known) == len(ends) else None
 
     def require(self) -> None:
         """What is under way proves nothing any more; begin a new fence as soon as possible."""

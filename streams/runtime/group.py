@@ -3,7 +3,7 @@
 No I/O and no waiting here. Owned by the stream thread.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,20 +27,22 @@ class Flights:
 
     def __init__(self) -> None:
         self.now: Sequence[Overlay] = ()
-        self._doubts: list[Overlay] = []
+        self._doubts: list[Group] = []
 
-    def note(self, overlays: Sequence[Overlay], group: "Group | None", *, is_all_applied: bool) -> None:
-        """These are committed and not applied, and *group* is about to be appended, or was. *is_all_applied*: what was
-        in doubt is applied by now, if it was written."""
-        if is_all_applied:
-            self._doubts.clear()
-        now = [*self._doubts, *overlays, *([group.overlay] if group is not None else ())]
+    def note(self, overlays: Sequence[Overlay], group: "Group | None", *, unready: Collection[int]) -> None:
+        """These are committed and not applied, and *group* is about to be appended, or was. What was in doubt is
+        applied by now, if it was written, unless it is of an *unready* partition."""
+        if self._doubts:
+            self._doubts = [one for one in self._doubts if any(at.partition in unready for at in one.partitions)]
+        doubts = [one.overlay for one in self._doubts]
+        now = [*doubts, *overlays, *([group.overlay] if group is not None else ())]
         if now or self.now:
             self.now = now
 
     def doubt(self, group: "Group") -> None:
-        """*group* was given up before the log told what became of it."""
-        self._doubts.append(group.overlay)
+        """What *group* has written, if it has, is not awaited any more."""
+        if group not in self._doubts:
+            self._doubts.append(group)
 
 
 class GroupView:
@@ -97,7 +99,10 @@ class Group:
         #: Every partition that the group writes.
         self.partitions: set[TopicPartition] = set()
         self.size_bytes = 0
+        #: It has one command alone, so that whatever becomes of it is nobody else's.
+        self.is_solo = False
         self.begun_at = 0.0
+        self.committed_at = 0.0
 
     @property
     def overlay(self) -> Overlay:
@@ -114,6 +119,10 @@ class Group:
         lies at or behind the records themselves."""
         targets = self.targets
         return {(place := TopicPartition(record[0], record[1])): targets[place] for record in records}
+
+    def records_in(self, places: Collection[TopicPartition]) -> list[ProducerRecord]:
+        """Return the records that are for *places*."""
+        return [record for record in self.records if TopicPartition(record[0], record[1]) in places]
 
     def add(self, pending: Pending, records: Sequence[ProducerRecord], result: Any) -> None:
         """Make *pending* a member that writes *records*."""

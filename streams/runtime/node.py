@@ -290,5 +290,7 @@ class StreamsNode:
         return Restoring(f"partition {partition} is restoring", partition=partition, lag_records=lag_records)
 
     def _look_at_ends(self, deadline: Deadline) -> Mapping[TopicPartition, int]:
-        places = [TopicPartition(topic, p) for p in range(self.partitions) for topic in self._topology.topics]
-        return self._log.end_offsets(places, deadline)
+        topics = self._topology.topics
+        places = [TopicPartition(topic, p) for p in range(self.partitions) for topic in topics]
+        ends = self._log.end_offsets(places, deadline, is_partial=True)
+        return {place: end for place, end in ends.items() if all((topic, place[1]) in ends for topic in topics)}

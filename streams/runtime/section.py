@@ -11,45 +11,48 @@ for their read-back while the next one is decided on top of them. The states of 
 Invariants:
 1. A command is decided only while the section is OPEN and its partitions are ready (owned, and their tasks have applied
    the barrier of the last fence), on all that is applied plus all that is committed and not applied yet (the overlay).
-   An answer that leaned on the overlay waits for its group. A partition that restores keeps nobody else waiting.
+   An answer that leaned on the overlay waits for its group. A partition that restores, or for which the log takes
+   nothing (`ailing.py`), keeps nobody else waiting.
 2. The records of one group become visible to readers together: until a group's fate is known and all its records were
    read back, the batches of its partitions are held. That is for partitions that this node owns: one that was given up
    follows the log like every other copy, and what other nodes write is not held at all.
-3. After an unknown outcome nothing is decided until a fence and a barrier have shown what is in the log.
+3. After an unknown outcome nothing is decided until a fence and a barrier have shown what is in the log. A group is
+   atomic, so what one of its partitions shows is true of all.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from streams.clock import Clock, Deadline
 from streams.errors import (
     LogError,
     NotOwner,
+    NotTaken,
     OutcomeUnknown,
-    RecordTooLarge,
+    PartitionsUnavailable,
+    RecordRefused,
     Restoring,
-    StoreError,
-    StreamsError,
     Unavailable,
 )
 from streams.log.base import LogWriter, Ownership
 from streams.records import RecordBatch, TopicPartition
-from streams.runtime.commands import Command, Decided, Refused
+from streams.runtime.ailing import Ailing
+from streams.runtime.commands import Command, Decided
 from streams.runtime.committed import CommittedGroups
+from streams.runtime.deciding import Decider
 from streams.runtime.fencing import Fencing
-from streams.runtime.group import Flights, Group, GroupView, Held
+from streams.runtime.group import Flights, Group, Held
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.states import SectionState, TaskState
-from streams.runtime.table import FencedTable, Pending
+from streams.runtime.table import FencedTable
 from streams.runtime.task import StreamTask
 from streams.topology.graph import Topology
 
 logger = logging.getLogger(__name__)
 
 _MAX_UNAPPLIED_GROUPS = 4  # committed groups that may wait for their read-back before the next one waits, too
-_NEAR_RECORDS = 20_000  # with a longer lag to the barrier, waiting commands are refused at once, not at their deadline
-_MAX_GROUP_BYTES = 768 * 1024  # below Kafka's default max.request.size of 1 MiB, headers and framing included
+_READ_BACK_S = 2.0  # a partition that does not give back for so long what was committed holds up nobody any more
 
 
 class WriteSection:
@@ -82,15 +85,22 @@ class WriteSection:
         self._clock = clock
         self._wakeup = wakeup
         self._metrics = metrics
-        self._max_group_commands = max_group_commands
         self._append_timeout_s = append_timeout_s
-        self._on_damage = on_damage
         self._flights = flights
         self._held = Held()
         self._fencing = Fencing(writer, clock, wakeup, append_timeout_s)
         self._group: Group | None = None  # being appended, or of unknown outcome
         self._committed = CommittedGroups(table=table, clock=clock, metrics=metrics, position=self._position)
-        self._solo_commands = 0  # so many commands go one by one, after a group was too large
+        self._ailing = Ailing(writer, clock, wakeup, append_timeout_s)
+        self._decider = Decider(
+            topology=topology,
+            table=table,
+            tasks=tasks,
+            ailing=self._ailing,
+            why_not_ready=self.why_not_ready,
+            max_group_commands=max_group_commands,
+            on_damage=on_damage,
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -106,7 +116,7 @@ class WriteSection:
     def has_news(self) -> bool:
         """Whether the log has finished something that `advance` has not seen."""
         append = self._group.append if self._group is not None else None
-        return (append is not None and append.done()) or self._fencing.has_news
+        return (append is not None and append.done()) or self._fencing.has_news or self._ailing.has_news
 
     @property
     def is_appending(self) -> bool:
@@ -131,6 +141,7 @@ class WriteSection:
         callers are told at their deadlines."""
         self.owned -= partitions
         self._ready -= partitions
+        self._ailing.keep(self.owned)
         self._committed.stop_awaiting(partitions)
         self._table.unpark()
         if not self.owned:
@@ -150,21 +161,28 @@ class WriteSection:
                 self.state = SectionState.SETTLING
             else:
                 self._open()
+            self._ailing.note(one for one in self.owned if self.barrier_of(one) is None)
+        self._look()
         if not self.is_idle:
             self._expire_members()
+            self._mind_late()
         self._note_flights()
 
     def barrier_of(self, partition: int) -> Mapping[str, int] | None:
         """Return topic to offset that task *partition* must reach to be ready; None while no fence has told."""
         if self.state not in (SectionState.SETTLING, SectionState.OPEN):
             return None
-        barrier = self._fencing.barrier
-        return {topic: barrier.get(TopicPartition(topic, partition), 0) for topic in self._topology.topics}
+        return self._fencing.barrier_of(partition, self._topology.topics)
 
     @property
     def unready(self) -> frozenset[int]:
         """The owned partitions that have not applied the barrier yet."""
         return self.owned - self._ready
+
+    @property
+    def ailing(self) -> frozenset[int]:
+        """The owned partitions for which the log takes little or nothing. Any thread."""
+        return self._ailing.partitions
 
     def set_ready(self, partition: int) -> None:
         """The task of *partition* is active and has applied its `barrier_of`."""
@@ -172,13 +190,14 @@ class WriteSection:
         self._table.unpark()
 
     def settle(self) -> None:
-        """Leave SETTLING once the partitions of the group of unknown outcome have applied the barrier."""
+        """Leave SETTLING once the partitions of the group of unknown outcome have applied the barrier; for those that
+        have none, since nobody leads them, nobody waits."""
         if self.state is not SectionState.SETTLING:
             return
         group = self._group
         if group is not None:
-            is_ours = group.partitions <= self._fencing.barrier.keys()
-            if is_ours and any(place.partition in self.unready for place in group.partitions):
+            barrier = self._fencing.barrier
+            if any(place.partition in self.unready and place in barrier for place in group.partitions):
                 return
             self._settle_by_evidence(group)
         self._open()
@@ -188,6 +207,8 @@ class WriteSection:
         for partition in command.partitions:
             if partition not in self.owned:
                 return NotOwner(f"this node does not own partition {partition}", partition=partition)
+            if self._ailing.takes_nothing(partition):
+                return NotTaken(f"the log takes nothing for partition {partition} now", partition=partition)
             if partition not in self._ready:
                 lag = self._tasks[partition].lag_records()
                 return Restoring(f"partition {partition} is restoring", partition=partition, lag_records=lag)
@@ -198,37 +219,15 @@ class WriteSection:
         if not self._table.queued:
             return
         if self.state is not SectionState.OPEN or self.ownership is None:
-            self._sort(self._table.take(self._table.queued))
+            self._decider.sort(self._table.take(self._table.queued))
             return
         if not self.has_room:
             return
-        limit = 1 if self._solo_commands else self._max_group_commands
-        view = GroupView(self._tasks, self._topology, self._committed.overlays)
-        group = Group(view)
-        self._solo_commands = max(0, self._solo_commands - 1)
-        pendings = self._table.take(limit)
-        for index, pending in enumerate(pendings):
-            if group.size_bytes > _MAX_GROUP_BYTES:
-                self._table.give_back(pendings[index:])
-                break
-            if self.why_not_ready(pending.command) is None:
-                self._decide(pending, group)
-            else:
-                self._sort((pending,))
+        group = self._decider.next_group(self._committed.overlays)
         if group.records:
             self._append(group, self.ownership)
         elif group.members:  # They only read the overlay: they wait for the group that made it.
             self._committed.groups[-1].members.extend(group.members)
-
-    def _sort(self, pendings: Iterable[Pending]) -> None:
-        """Park those of *pendings* that can be decided soon, and refuse the others now: where a partition is another
-        node's the caller can turn to it, and where a restore is long he should not wait for it."""
-        for pending in pendings:
-            obstacle = self.why_not_ready(pending.command)
-            if obstacle is None or (isinstance(obstacle, Restoring) and obstacle.lag_records <= _NEAR_RECORDS):
-                self._table.park(pending)
-            else:
-                self._table.answer(pending, Refused(obstacle))
 
     def hold(self, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
         """Take what was read and return what may be applied now; the rest is held (invariant 2)."""
@@ -276,42 +275,18 @@ class WriteSection:
         self._note_flights()
 
     def _note_flights(self) -> None:
-        self._flights.note(self._committed.overlays, self._group, is_all_applied=not self.unready)
+        self._flights.note(self._committed.overlays, self._group, unready=self.unready)
 
     def _position(self, partition: TopicPartition) -> int:
         task = self._tasks.get(partition.partition)
         return task.positions.get(partition.topic, 0) if task is not None else 0
 
-    def _decide(self, pending: Pending, group: Group) -> None:
-        view = group.view
-        view.is_overlay_read = False
-        try:
-            records, result = pending.command.decide(view)
-            if records:
-                group.add(pending, records, result)
-            elif view.is_overlay_read:
-                group.members.append((pending, result, ()))
-            else:
-                self._table.answer(pending, Decided(result, {}))
-        except StoreError as failure:
-            assert view.failed_partition is not None, "only the view reads stores"
-            self._on_damage(view.failed_partition, str(failure))
-            why = "the store of this partition is being rebuilt"
-            self._table.answer(pending, Refused(Restoring(why, partition=view.failed_partition, lag_records=0)))
-        except StreamsError as refusal:
-            self._table.answer(pending, Refused(refusal))
-        except Exception as bug:
-            logger.exception("command failed")
-            self._table.answer(pending, Refused(bug))
-
     def _append(self, group: Group, ownership: Ownership) -> None:
         group.begun_at = self._clock.monotonic()
         group.ownership = ownership
         first = self._topology.topics[0]
-        positions = {
-            partition: self._tasks[partition].positions[first]
-            for partition in {record.partition for record in group.records}
-        }
+        written = {place.partition for place in group.partitions}
+        positions = {partition: self._tasks[partition].positions[first] for partition in written}
         deadline = Deadline.after(self._append_timeout_s, self._clock)
         self._group = group
         self._note_flights()
@@ -327,6 +302,7 @@ class WriteSection:
         if error is None:
             self._group = None
             self._held.events.clear()
+            self._ailing.written(place.partition for place in group.partitions)
             self._await(group, append.result())
             return
         self._metrics.append_failed(error)
@@ -336,14 +312,12 @@ class WriteSection:
             self._fence()
             return
         self._group = None
-        pendings = group.pendings
-        if isinstance(error, RecordTooLarge):
-            if len(pendings) == 1:
-                self._table.answer(pendings[0], Refused(RecordTooLarge(str(error))))
-            else:  # One of them is to blame, and the log does not say which.
-                self._solo_commands = len(pendings)
-                self._table.give_back(pendings)
+        if isinstance(error, RecordRefused):
+            self._decider.take_apart(group, error, self.owned)
             return
+        if isinstance(error, PartitionsUnavailable):
+            self._ailing.note(error.partitions & self.owned)
+        pendings = group.pendings
         bug = None if isinstance(error, LogError) else error
         extra = {"commands": len(pendings), "reason": str(error)}
         logger.log(logging.ERROR if bug else logging.WARNING, "append failed", extra=extra, exc_info=bug)
@@ -360,20 +334,44 @@ class WriteSection:
         self._committed.add(group, awaited)
 
     def _settle_by_evidence(self, group: Group) -> None:
-        """The barrier is applied, so the log holds all of *group* or nothing, and will never hold more of it."""
+        """The barrier is applied wherever there is one for *group*: what can be read of it tells whether it is in the
+        log as a whole, or never will be."""
         self._group = None
-        if not group.partitions <= self._fencing.barrier.keys():  # Somebody else owns a part: only he could know.
+        read = {place for place in group.partitions if place.partition in self._ready}
+        evidence = group.records_in(read)
+        if read < group.partitions:  # The rest is another node's, or out of reach.
             self._flights.doubt(group)
+        if not evidence:
             self._table.answer_unknown(group.pendings)
             return
-        group.targets = self._fencing.barrier
-        is_there = all(self._held.has_event(record.headers) for record in group.records)
+        is_there = all(self._held.has_event(record.headers) for record in evidence)
         logger.info("append settled", extra={"commands": len(group.members), "is_written": is_there})
-        for pending, result, records in group.members:
-            if is_there:
-                self._table.answer(pending, Decided(result, group.positions_of(records)))
         if not is_there:
             self._table.give_back(group.pendings)
+            return
+        group.targets = self._fencing.barrier
+        for pending, result, records in group.members:
+            if {TopicPartition(record[0], record[1]) for record in records} <= read:
+                self._table.answer(pending, Decided(result, group.positions_of(records)))
+        self._table.answer_unknown(group.pendings)  # the others: who reads them cannot see them yet
+
+    def _look(self) -> None:
+        """Take what a look at the partitions that ail has shown: where there was no barrier, there may be one."""
+        look = self._ailing.advance(is_fenced=self.state in (SectionState.SETTLING, SectionState.OPEN))
+        if look is not None:
+            barrier = self._fencing.barrier
+            self._fencing.raise_barrier({place: end for place, end in look.ends.items() if place not in barrier})
+            self._table.unpark()
+
+    def _mind_late(self) -> None:
+        """Hold up nobody for what a partition does not give back."""
+        late = self._committed.late(self._clock.monotonic() - _READ_BACK_S, self._held)
+        for group in self._committed.unanswered if late else ():
+            if any(place.partition in late for place in group.partitions):
+                self._flights.doubt(group)
+        for partition in late:
+            self.rebuilding(partition)
+        self._ailing.note(late)
 
     def _expire_members(self) -> None:
         """Tell callers whose deadline has passed that the outcome is not known (yet)."""
@@ -392,6 +390,7 @@ class WriteSection:
             self._fencing.require_later(failure)
         else:
             self._fencing.require()
+        self._ailing.fenced()
         self.state = SectionState.FENCING if self.ownership is not None else SectionState.CLOSED
 
     def _open(self) -> None:

@@ -145,7 +145,8 @@ class StreamThread:
         section = self._section
         if section is None or not self._is_joined:
             return False
-        return not section.owned or (section.state is SectionState.OPEN and not section.unready)
+        # A partition that ails in the log is nothing that another node, or a restart, could mend.
+        return not section.owned or (section.state is SectionState.OPEN and not section.unready - section.ailing)
 
     @property
     def sequence(self) -> int:

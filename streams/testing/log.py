@@ -4,17 +4,27 @@ import math
 import threading
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 
 from streams.clock import Clock, Deadline
 from streams.cluster import Member
-from streams.errors import Fenced, LogUnavailable, OffsetOutOfRange, OutcomeUnknown, RecordTooLarge, TopicMismatch
+from streams.errors import (
+    Fenced,
+    LogUnavailable,
+    OffsetOutOfRange,
+    OutcomeUnknown,
+    PartitionsUnavailable,
+    RecordRefused,
+    RecordTooLarge,
+    TopicMismatch,
+)
 from streams.log.base import (
     LogReader,
     LogWriter,
+    Look,
     Membership,
     Ownership,
     TopicInfo,
@@ -32,6 +42,7 @@ class Fault(Enum):
 
     UNAVAILABLE = "refused, nothing written"
     TOO_LARGE = "refused for its size, nothing written"
+    REFUSED = "a record of its first partition is refused for what it is, nothing written"
     FENCED = "refused by the fence, nothing written"
     UNKNOWN_WRITTEN = "reported as unknown, in the log at once"
     UNKNOWN_LATE = "reported as unknown, in the log when the next fence begins"
@@ -58,6 +69,7 @@ class MemoryLog:
         self._late: list[Sequence[ProducerRecord]] = []
         self._pending: deque[_Pending] = deque()
         self._withheld: dict[TopicPartition, int] = {}
+        self._away: set[TopicPartition] = set()
         self._fenced_in: dict[str, MemoryWriter] = {}  # by node: the writer that fenced last, only it may append
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
@@ -78,10 +90,13 @@ class MemoryLog:
     def describe_topics(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
         return {name: self._topics[name] for name in names if name in self._topics}
 
-    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
-        if not self.is_reachable:
+    def end_offsets(
+        self, partitions: Sequence[TopicPartition], deadline: Deadline, *, is_partial: bool = False
+    ) -> dict[TopicPartition, int]:
+        known = [partition for partition in partitions if partition not in self._away]
+        if not self.is_reachable or (len(known) < len(partitions) and not (is_partial and known)):
             raise LogUnavailable("the log was made unreachable")
-        return {partition: len(self._records.get(partition, ())) for partition in partitions}
+        return {partition: len(self._records.get(partition, ())) for partition in known}
 
     def open_reader(self) -> LogReader:
         return MemoryReader(self)
@@ -147,6 +162,21 @@ class MemoryLog:
             self._withheld.clear()
             self._changed.notify_all()
 
+    def take_away(self, partition: TopicPartition) -> None:
+        """Let *partition* have no leader, until `bring_back`: it takes nothing, tells no end, and nobody reads it."""
+        self._away.add(partition)
+
+    def bring_back(self) -> None:
+        """Give every partition a leader again."""
+        with self._changed:
+            self._away.clear()
+            self._changed.notify_all()
+
+    @property
+    def away(self) -> frozenset[TopicPartition]:
+        """The partitions without a leader."""
+        return frozenset(self._away)
+
     def dump(self, topic: str) -> list[Record]:
         """Return all records of *topic*, partition after partition."""
         return [record for place in sorted(self._records) if place.topic == topic for record in self._records[place]]
@@ -192,7 +222,11 @@ class MemoryReader:
 
     def caught_up_at(self, partition: TopicPartition) -> float:
         log = self._log
-        if log.is_reachable and self._positions.get(partition) == len(log._records.get(partition, ())):
+        if (
+            log.is_reachable
+            and partition not in log._away
+            and self._positions.get(partition) == len(log._records.get(partition, ()))
+        ):
             self._caught_up[partition] = log._clock.monotonic()
         return self._caught_up.get(partition, -math.inf)
 
@@ -211,6 +245,8 @@ class MemoryReader:
             records = self._log._records.get(place, [])
             if offset > len(records):
                 raise OffsetOutOfRange(place.topic, place.partition, offset)
+            if place in self._log._away:
+                continue
             end = min(self._log._withheld.get(place, len(records)), offset + left)
             if end > offset:
                 batches.append(RecordBatch(place.topic, place.partition, records[offset:end], end))
@@ -257,12 +293,26 @@ class MemoryWriter:
         self._end_what_is_open(ownership)
         self._fenced_for = ownership
         log._fenced_in[self._membership.member.info.node_id] = self
-        places = [TopicPartition(topic, partition) for topic in self._topics for partition in ownership.partitions]
         try:
-            future.set_result(log.end_offsets(places, deadline))
+            future.set_result(self._ends(ownership.partitions, deadline))
         except LogUnavailable as error:
             future.set_exception(error)
         return future
+
+    def look(self, partitions: frozenset[int], deadline: Deadline) -> Future[Look]:
+        future: Future[Look] = Future()
+        try:
+            ends = self._ends(partitions, deadline)
+            future.set_result(Look(ends, frozenset(place.partition for place in ends)))
+        except LogUnavailable as error:
+            future.set_exception(error)
+        return future
+
+    def _ends(self, partitions: Collection[int], deadline: Deadline) -> dict[TopicPartition, int]:
+        """Return the ends of the tasks that have a leader for all of their partitions."""
+        gone = {place.partition for place in self._log._away}
+        places = [TopicPartition(topic, one) for topic in self._topics for one in partitions if one not in gone]
+        return self._log.end_offsets(places, deadline)
 
     def _end_what_is_open(self, ownership: Ownership) -> None:
         """Decide every append that touches the partitions: what was on its way arrives, what was open is aborted."""
@@ -288,6 +338,9 @@ class MemoryWriter:
             fault = Fault.FENCED
         elif any(len(record.value or b"") > _MAX_RECORD_BYTES for record in group):
             fault = Fault.TOO_LARGE
+        elif gone := {record.partition for record in group if record[:2] in log._away}:
+            future.set_exception(PartitionsUnavailable("without a leader", gone))
+            return future
         if fault is None:
             future.set_result(log._write(group))
         elif fault is Fault.PENDING:
@@ -299,6 +352,8 @@ class MemoryWriter:
             future.set_exception(Fenced("another generation"))
         elif fault is Fault.TOO_LARGE:
             future.set_exception(RecordTooLarge("chosen by the test"))
+        elif fault is Fault.REFUSED:
+            future.set_exception(RecordRefused("chosen by the test", (group[0].partition,)))
         else:
             self._fenced_for = None
             if fault is Fault.UNKNOWN_WRITTEN:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from streams.cluster import OBSERVER
-from streams.errors import LeaseExpired, NotWritten, RecordTooLarge, StoreClosed, Unavailable
+from streams.errors import LeaseExpired, RecordRefused, StoreClosed, Unavailable
 from streams.records import Record, TopicPartition, header
 from streams.runtime.commands import Decided, Refused, Unknown
 from streams.runtime.committed import CommittedGroups
@@ -35,6 +35,7 @@ SEEDS = int(os.environ.get("SIMULATION_SEEDS", "90"))
 STEPS = 350
 KEYS = [b"a", b"b"]
 FAULTS = [Fault.UNAVAILABLE, Fault.UNKNOWN_WRITTEN, Fault.UNKNOWN_LATE, Fault.UNKNOWN_LOST] + [Fault.PENDING] * 4
+FAULTS += [Fault.REFUSED, Fault.TOO_LARGE]
 SESSION_S = 3.0
 
 Place = tuple[str, int, bytes]
@@ -81,6 +82,7 @@ class Counts:
     takeovers: int = 0
     kept: int = 0
     stale_reads: int = 0
+    decided_beside: int = 0  # writes that were acknowledged while a partition that they did not touch had no leader
     events: dict[str, int] = field(default_factory=dict)
 
 
@@ -110,7 +112,7 @@ class Cluster:
     def run(self, steps: int) -> None:
         actions: list[Callable[[], None]] = [self.turn] * 14 + [self.look] * 6 + [self.put] * 5 + [self.complete] * 3
         actions += [self.begin_read] * 4 + [self.go_on_reading] * 6 + [self.read_replica] * 2 + [self.wait] * 4
-        actions += [self.fault, self.land, self.withhold, self.release, self.damage]
+        actions += [self.fault, self.land, self.withhold, self.release, self.damage, self.take_away, self.bring_back]
         actions += [self.rare] * 2
         for _ in range(steps):
             self.random.choice(actions)()
@@ -201,6 +203,16 @@ class Cluster:
 
     def release(self) -> None:
         self.log.release()
+
+    def take_away(self) -> None:
+        """A partition, or a task's both, loses its leader, in the middle of whatever goes on."""
+        if self.random.random() < 0.5:
+            partition = self.random.randrange(PARTITIONS)
+            for topic in self.random.choice([(ROWS,), (INDEX,), (ROWS, INDEX)]):
+                self.log.take_away(TopicPartition(topic, partition))
+
+    def bring_back(self) -> None:
+        self.log.bring_back()
 
     def wait(self) -> None:
         self.clock.advance(self.random.choice([0.02, 0.1, 0.1, 0.4]))
@@ -298,6 +310,7 @@ class Cluster:
             self.counts.unknown += isinstance(outcome, Unknown)
             if isinstance(outcome, Decided) and outcome.result[0] == "put":
                 self.counts.decided += 1
+                self.counts.decided_beside += bool(self.log.away) and self.log.away.isdisjoint(put.places)
                 for topic, partition in put.places:
                     place = (topic, partition, put.key)
                     self.acknowledged[place] = max(self.acknowledged.get(place, -1), self.offset_of(place, put.value))
@@ -384,6 +397,7 @@ class Cluster:
     def heal(self) -> None:
         self.log.faults.clear()
         self.log.fence_faults.clear()
+        self.log.bring_back()
         self.resume()
         for _ in range(60):
             self.log.release()
@@ -419,7 +433,7 @@ class Cluster:
             if isinstance(outcome, Decided):
                 assert bool(times) == (outcome.result[0] == "put"), "acknowledged but lost, or refused but written"
             elif isinstance(outcome, Refused):
-                assert isinstance(outcome.error, Unavailable | NotWritten | RecordTooLarge), outcome.error
+                assert isinstance(outcome.error, Unavailable | RecordRefused), outcome.error
                 assert times == 0, "said to be not written, and is in the log"
 
     def judge_conditions(self, records: list[Record]) -> None:
@@ -460,6 +474,7 @@ def test_random_histories_of_a_cluster_keep_every_promise(block: int) -> None:
     counts = Counts()
     run_histories(range(block * SEEDS // 3, (block + 1) * SEEDS // 3), counts)
     assert min(counts.answered, counts.decided, counts.refused_by_lease, counts.takeovers, counts.stale_reads) > 0
+    assert counts.decided_beside > 0, "no write went on beside a partition without a leader"
 
 
 def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:

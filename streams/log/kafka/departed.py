@@ -1,4 +1,5 @@
-"""Ends the transactions that nodes left open which are gone, so that nobody waits for their time-out.
+"""Ends the transactions that nodes left open which are gone, and those that this node left under another id, so that
+nobody waits for their time-out.
 
 Only a matter of speed: whoever takes a partition over waits in any case until every transaction that touches it is
 decided. Without this that lasts until the broker gives the transaction up, which is a session timeout and more after
@@ -14,6 +15,7 @@ from kafka import KafkaProducer
 from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable
 from streams.log.kafka.clients import open_client
+from streams.log.kafka.identities import TransactionalIds, owner_of
 from streams.log.kafka.settings import KafkaSettings, producer_config
 from streams.log.kafka.topics import Topics
 from streams.records import TopicPartition
@@ -31,6 +33,8 @@ class Departed:
         self, settings: KafkaSettings, topics: Topics, *, live_nodes: Callable[[], Collection[str]], clock: Clock
     ) -> None:
         """*live_nodes* returns the ids of all members of the group as this node knows it; any thread may call it."""
+        #: Under which this node writes.
+        self.ids = TransactionalIds(settings.transactional_id, self.end)
         self._settings = settings
         self._topics = topics
         self._live_nodes = live_nodes
@@ -56,9 +60,15 @@ class Departed:
             logger.warning("open transactions not looked for", extra={"reason": str(error)})
             return
         for transactional_id in ids:
-            if transactional_id.startswith(prefix) and transactional_id.removeprefix(prefix) not in live:
-                logger.info("transaction of a departed node ended", extra={"transactional_id": transactional_id})
-                threading.Thread(target=self._end, args=(transactional_id,), name="kafka-fence", daemon=True).start()
+            node_id = owner_of(transactional_id, prefix)
+            is_left = node_id == self._settings.node_id and transactional_id != self.ids.current
+            if is_left or (node_id is not None and node_id not in live):
+                self.end(transactional_id)
+
+    def end(self, transactional_id: str) -> None:
+        """Have the transaction that nobody ends under *transactional_id* ended; returns at once."""
+        logger.info("transaction that was left open ended", extra={"transactional_id": transactional_id})
+        threading.Thread(target=self._end, args=(transactional_id,), name="kafka-fence", daemon=True).start()
 
     def _end(self, transactional_id: str) -> None:
         config = producer_config(self._settings) | {"transactional_id": transactional_id}

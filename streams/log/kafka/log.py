@@ -1,11 +1,12 @@
 """`KafkaLog`: the port's back end for every real deployment. Composes the clients of this package; holds no logic."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from streams.clock import Clock, Deadline, SystemClock
 from streams.cluster import OBSERVER, Member
-from streams.log.base import Membership, TopicInfo, TopicSpec
+from streams.log.base import Look, Membership, TopicInfo, TopicSpec
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.membership import KafkaMembership
 from streams.log.kafka.observer import KafkaObserver
@@ -18,6 +19,7 @@ from streams.log.kafka.writer import KafkaWriter
 from streams.records import TopicPartition
 
 _CLOSE_S = 5.0
+_PATIENCE_S = 0.2  # with leaders that do not tell how far a partition goes, while others have told
 
 
 class KafkaLog:
@@ -47,8 +49,11 @@ class KafkaLog:
         self._known.update(found)
         return found
 
-    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
-        return self._offsets.ends(partitions, deadline)
+    def end_offsets(
+        self, partitions: Sequence[TopicPartition], deadline: Deadline, *, is_partial: bool = False
+    ) -> dict[TopicPartition, int]:
+        patience_s = _PATIENCE_S if is_partial else math.inf
+        return dict(self._topics.ends(partitions, deadline, is_committed=True, patience_s=patience_s).ends)
 
     def open_reader(self) -> KafkaReader:
         reader = KafkaReader(self._settings, self._clock)
@@ -74,7 +79,14 @@ class KafkaLog:
                 clock=self._clock,
             )
 
-        writer = KafkaWriter(transactions, record_limit=self._record_limit, clock=self._clock)
+        def look(partitions: frozenset[int], deadline: Deadline) -> Look:
+            self._topics.describe(topics, deadline)  # An operator may have changed how many replicas a write needs.
+            places = {TopicPartition(topic, number) for topic in topics for number in partitions}
+            found = self._topics.ends(places, deadline, is_committed=False, patience_s=0.0)
+            whole = {n for n in partitions if all(TopicPartition(topic, n) in found.writable for topic in topics)}
+            return Look(found.ends, frozenset(whole))
+
+        writer = KafkaWriter(transactions, record_limit=self._record_limit, look=look, clock=self._clock)
         self._writers.append(writer)
         return writer
 

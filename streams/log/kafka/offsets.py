@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
@@ -14,7 +14,6 @@ from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable
 from streams.log.kafka.clients import bounded, open_client
 from streams.log.kafka.settings import KafkaSettings, offsets_config
-from streams.records import TopicPartition
 
 T = TypeVar("T")
 
@@ -45,13 +44,6 @@ class Offsets:
         and raises as `committed` does."""
         asked = [KafkaTopicPartition(topic, number) for number in sorted(partitions)]
         return self._ask(partial(_marks, asked), deadline, "fetch committed offsets")
-
-    def ends(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
-        """Return the offset after the last committed record of each partition (the last stable offset). Raises
-        LogUnavailable."""
-        asked = [KafkaTopicPartition(*partition) for partition in partitions]
-        found = self._ask(partial(_ends, asked), deadline, "ask for end offsets")
-        return {TopicPartition(*partition): int(offset) for partition, offset in found.items()}
 
     def close(self) -> None:
         """Disconnect. Idempotent."""
@@ -103,13 +95,3 @@ def _marks(
     """Ask for all in one request. `KafkaConsumer.committed` takes one partition, and whoever fences waits for each."""
     found = consumer._coordinator.fetch_committed_offsets(partitions, timeout_ms=timeout_ms)
     return {one.partition: (at.offset, at.metadata or "") for one, at in found.items() if at.offset >= 0}
-
-
-def _ends(partitions: Sequence[KafkaTopicPartition], consumer: KafkaConsumer, timeout_ms: int) -> dict[Any, int]:
-    try:
-        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=timeout_ms)
-    except KeyError as error:
-        # kafka-python leaves out partitions whose leader it does not know yet when it knows those of others, and then
-        # misses them; it has asked for their metadata meanwhile.
-        raise StaleMetadata from error
-    return ends

@@ -8,26 +8,43 @@ as not appended can never be committed later.
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from kafka import KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
 from kafka.errors import (
     CommitFailedError,
     FencedInstanceIdError,
     IllegalGenerationError,
     InvalidProducerEpochError,
+    InvalidRecordError,
+    InvalidTimestampError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
     ProducerFencedError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
     UnknownMemberIdError,
+    UnsupportedForMessageFormatError,
 )
 from kafka.net.compat import KafkaNetClient
 
 from streams.clock import Clock, Deadline
-from streams.errors import Fenced, GenerationPassed, LogError, LogUnavailable, OutcomeUnknown, RecordTooLarge
+from streams.errors import (
+    Fenced,
+    GenerationPassed,
+    LogError,
+    LogUnavailable,
+    OutcomeUnknown,
+    PartitionsUnavailable,
+    RecordRefused,
+    RecordTooLarge,
+)
 from streams.log.kafka.clients import open_client
+from streams.log.kafka.identities import TransactionalIds
 from streams.log.kafka.settings import KafkaSettings, producer_config
 from streams.log.kafka.topics import Topics
 from streams.records import ProducerRecord, TopicPartition
@@ -43,6 +60,19 @@ _UNKNOWN_OFFSET = -1
 GENERATION_REFUSED = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, FencedInstanceIdError)
 PRODUCER_FENCED = (ProducerFencedError, InvalidProducerEpochError)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+#: What a broker says of a record that it would refuse again.
+_REFUSED = (
+    InvalidRecordError,
+    InvalidTimestampError,
+    PolicyViolationError,
+    TopicAuthorizationFailedError,
+    UnsupportedForMessageFormatError,
+)
+
+#: A leader that is there takes records in some milliseconds, with its replicas; an election takes longer than this.
+_ACKNOWLEDGE_S = 1.5
+_INIT_SHARE = 0.6  # of the time left that an id may take to be free, before it counts as stuck
+_REFRESH_S = 0.5
 
 Ends = dict[TopicPartition, int]
 
@@ -66,12 +96,22 @@ class Producing:
     """Used by one thread. Has a producer from `open` on, and a new one after each error that may have left the old one
     unusable."""
 
-    def __init__(self, settings: KafkaSettings, names: Sequence[str], *, topics: Topics, clock: Clock) -> None:
-        """*names*: the topics that are written."""
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        names: Sequence[str],
+        *,
+        topics: Topics,
+        clock: Clock,
+        ids: TransactionalIds | None = None,
+    ) -> None:
+        """*names*: the topics that are written. *ids*: to change the transactional id when one is stuck."""
         self._settings = settings
         self._names = names
         self._topics = topics
         self._clock = clock
+        self._ids = ids
+        self._id = settings.transactional_id  # of the producer
         self._network: _Network | None = None
         self._producer: KafkaProducer | None = None
 
@@ -109,23 +149,43 @@ class Producing:
             operation.enter_commit()
         except AbandonedError:
             raise
+        except _SilentError as error:
+            # An abort would wait for them, and so would the next transaction under this id.
+            self.discard()
+            self._leave_id()
+            silent = sorted({str(place) for place in error.places})
+            raise PartitionsUnavailable(
+                f"no leader has taken records of {silent}", {place.partition for place in error.places}
+            ) from error
         except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
             cause = _root_cause(error, sent)
             self._abort(is_reusable=isinstance(cause, GENERATION_REFUSED) and _are_acknowledged(sent))
-            raise _not_appended(cause, generation) from cause
+            raise _not_appended(cause, generation, sent) from cause
         failures_in_commit = network.failures
         try:
             producer.commit_transaction()
         except Exception as error:
             self.discard()
             if isinstance(error, PRODUCER_FENCED) and network.failures == failures_in_commit:
-                raise _not_appended(error, generation) from error  # The first answer to the only request.
+                raise _not_appended(error, generation, ()) from error  # The first answer to the only request.
             raise OutcomeUnknown(f"the commit was not confirmed: {type(error).__name__}: {error}") from error
         if network.failures != failures_before:
             # A request was sent twice. Its first copy may still be on its way to the broker, where it would decide
             # the *next* transaction of this producer (KAFKA-17754); a new producer has a new epoch.
             self.discard()
         return self._without_gaps(ends, operation.deadline)
+
+    def require_leaders(self, places: Collection[TopicPartition], deadline: Deadline) -> None:
+        """Raise PartitionsUnavailable when nobody leads one of *places*, before anything is begun: a transaction with
+        it could neither be committed nor aborted. Raises LogUnavailable."""
+        _, network = self._opened(deadline)
+        leaderless = network.leaderless(places)
+        if leaderless:
+            network.refresh(min(_REFRESH_S, deadline.remaining_s(self._clock)))
+            leaderless = network.leaderless(places)
+        if leaderless:
+            names = [str(place) for place in leaderless]
+            raise PartitionsUnavailable(f"nobody leads {names}", {place.partition for place in leaderless})
 
     def commit_offsets(self, send_offsets: Callable[[KafkaProducer], None], operation: Operation) -> None:
         """Commit offsets and nothing else. Raises KafkaError, AbandonedError, LogUnavailable: the caller discards."""
@@ -158,6 +218,9 @@ class Producing:
         left_ms = max(1, round(deadline.remaining_s(self._clock) * 1000))
         config = producer_config(self._settings)
         config["bootstrap_timeout_ms"] = min(left_ms, config["bootstrap_timeout_ms"])
+        if self._ids is not None:
+            self._id = config["transactional_id"] = self._ids.current
+            config["max_block_ms"] = max(1, min(round(left_ms * _INIT_SHARE), config["max_block_ms"]))
         made: list[_Network] = []
 
         def network(**configs: Any) -> _Network:
@@ -169,19 +232,32 @@ class Producing:
 
         self._producer = producer = open_client(KafkaProducer, config, network)
         self._network = made[0]
-        producer.init_transactions()
+        try:
+            producer.init_transactions()
+        except KafkaTimeoutError:
+            self._leave_id()  # What it left may be stuck.
+            raise
         for name in self._names:  # They are known, unless an answer was lost; the first append would wait for them.
             producer.partitions_for(name)
+
+    def _leave_id(self) -> None:
+        if self._ids is not None:
+            self._ids.leave(self._id)
 
     def _wait_for(self, sent: Sequence[Any], deadline: Deadline) -> Ends:
         """Return the offset after the last record of each partition once all are acknowledged.
 
         Before the commit and not after it: kafka-python commits a transaction although a record of it failed in some
-        ways (a time-out of its delivery).
+        ways (a time-out of its delivery). Raises _SilentError when some are not in time: those that wait with them
+        should not have to.
         """
         ends: Ends = {}
+        patience = Deadline.after(min(_ACKNOWLEDGE_S, deadline.remaining_s(self._clock) * 0.6), self._clock)
         for future in sent:
-            metadata = future.get(timeout=deadline.remaining_s(self._clock))
+            try:
+                metadata = future.get(timeout=patience.remaining_s(self._clock))
+            except KafkaTimeoutError as error:
+                raise _SilentError(_not_acknowledged(sent)) from error
             partition = TopicPartition(metadata.topic, metadata.partition)
             if metadata.offset < 0:
                 ends[partition] = _UNKNOWN_OFFSET
@@ -219,6 +295,14 @@ class Producing:
             self.discard()
 
 
+class _SilentError(Exception):
+    """The leaders of *places* have not taken their records in time."""
+
+    def __init__(self, places: Collection[TopicPartition]) -> None:
+        super().__init__("records were not acknowledged in time")
+        self.places = places
+
+
 class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
     """The producer's connections (`kafka_client`), which count the requests that got no answer."""
 
@@ -231,6 +315,17 @@ class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no t
 
     def _count(self, _: BaseException) -> None:
         self.failures += 1
+
+    def leaderless(self, places: Collection[TopicPartition]) -> list[TopicPartition]:
+        """Return those of *places* that nobody leads, as far as this client knows."""
+        leader = self.cluster.leader_for_partition
+        return [place for place in places if leader(KafkaTopicPartition(*place)) in (None, -1)]
+
+    def refresh(self, timeout_s: float) -> None:
+        """Learn anew who leads what, in so much time."""
+        is_done = threading.Event()
+        self.cluster.request_update().add_both(lambda _: is_done.set())
+        is_done.wait(timeout_s)
 
 
 def size_bytes(record: ProducerRecord) -> int:
@@ -259,13 +354,24 @@ def _are_acknowledged(sent: Sequence[Any]) -> bool:
     return all(future.succeeded() for future in sent)
 
 
-def _not_appended(cause: BaseException, generation: int) -> LogError:
+def _not_acknowledged(sent: Sequence[Any]) -> set[TopicPartition]:
+    """Return the partitions of the records that no broker has taken."""
+    return {TopicPartition(*future._produce_future.topic_partition) for future in sent if not future.succeeded()}
+
+
+def _not_appended(cause: BaseException, generation: int, sent: Sequence[Any]) -> LogError:
+    """Return the error for a group that was certainly not appended. When one record is refused kafka-python fails those
+    that were not sent yet with the same reason, so more partitions may be blamed than have earned it, but not less."""
     if isinstance(cause, GENERATION_REFUSED):
         return GenerationPassed(f"the group refuses generation {generation}: {cause}")
     if isinstance(cause, PRODUCER_FENCED):
         return Fenced("a newer producer of this node's transactional id exists, or the transaction took too long")
     if isinstance(cause, _TOO_LARGE):
-        return RecordTooLarge("the broker refuses a record for its size; compare the topic's max.message.bytes")
+        blamed = {place.partition for place in _not_acknowledged(sent)}
+        return RecordTooLarge("the broker refuses a record for its size; compare the topic's max.message.bytes", blamed)
+    if isinstance(cause, _REFUSED):
+        blamed = {place.partition for place in _not_acknowledged(sent)}
+        return RecordRefused(f"the broker refuses a record: {type(cause).__name__}: {cause}", blamed)
     return LogUnavailable(f"Kafka took no record: {type(cause).__name__}: {cause}")
 
 

@@ -4,15 +4,16 @@ Invariant: a topic that would lose data, or whose keys would go to other partiti
 """
 
 import contextlib
+import math
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka import TopicPartition as KafkaTopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import (
     GroupIdNotFoundError,
     InvalidPartitionsError,
@@ -29,6 +30,7 @@ from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable, TopicMismatch
 from streams.log.base import COMPACT, TopicInfo, TopicSpec
 from streams.log.kafka.clients import bounded, open_client
+from streams.log.kafka.leaders import ends_of, leaders_of
 from streams.log.kafka.settings import KafkaSettings, admin_config
 from streams.records import TopicPartition
 
@@ -38,7 +40,15 @@ T = TypeVar("T")
 _REPLICATION = 3
 _MIN_IN_SYNC = 2
 _LOOK_AGAIN_S = 0.05
+_ANSWER_S = 1.0  # how long the brokers may take to say how far partitions go, before they count as silent
 _REFUSALS = (TopicAlreadyExistsError, InvalidPartitionsError, InvalidReplicationFactorError, PolicyViolationError)
+
+
+class Ends(NamedTuple):
+    """How far partitions go. `writable`: those that have as many replicas in sync as a write needs."""
+
+    ends: Mapping[TopicPartition, int]
+    writable: frozenset[TopicPartition]
 
 
 class Topics:
@@ -51,23 +61,27 @@ class Topics:
         self._pause = threading.Event()
         self._lock = threading.Lock()
         self._client: KafkaAdminClient | None = None
+        self._min_in_sync: Mapping[str, int] = {}  # by topic, as last described; replaced whole
 
     def ensure(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
-        """See `Log.ensure_topics`. Returns when every partition has a leader."""
+        """See `Log.ensure_topics`. What was made here has leaders when it returns; of what was there before, partitions
+        that have lost theirs do not keep the others waiting."""
         wanted = {spec.name: spec for spec in specs}
-        self._create_missing(wanted, deadline)
+        made = self._create_missing(wanted, deadline)
         while True:
-            found = self.describe(list(wanted), deadline)
+            found = self.describe(list(wanted), deadline, with_leaders=made)
             if len(found) == len(wanted):
                 for name, info in found.items():
                     _check(wanted[name], info)
                 return found
-            self._wait(deadline, f"the topics {sorted(set(wanted) - set(found))} to have leaders")
+            self._wait(deadline, f"the topics {sorted(set(wanted) - set(found))} to be ready")
 
-    def describe(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
-        """See `Log.describe_topics`. A topic whose leaders are not all elected counts as missing."""
+    def describe(
+        self, names: Sequence[str], deadline: Deadline, *, with_leaders: Collection[str] = ()
+    ) -> dict[str, TopicInfo]:
+        """See `Log.describe_topics`. Of *with_leaders* a topic whose leaders are not all elected counts as missing."""
         described = self._ask(lambda admin: admin.describe_topics(list(names)), deadline, "describe topics")
-        ready = [topic for topic in described if _is_ready(topic)]
+        ready = [topic for topic in described if _is_ready(topic, needs_leaders=topic["name"] in with_leaders)]
         if not ready:
             return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in ready]
@@ -75,7 +89,7 @@ class Topics:
             lambda admin: admin.describe_configs(resources, config_filter="all"), deadline, "describe topic settings"
         )
         settings = {str(kind).lower(): values for kind, values in answer.items()}.get("topic", {})
-        return {
+        infos = {
             topic["name"]: TopicInfo(
                 name=topic["name"],
                 topic_id=str(uuid.UUID(str(topic["topic_id"]))),
@@ -84,12 +98,58 @@ class Topics:
             )
             for topic in ready
         }
+        self._min_in_sync = {
+            **self._min_in_sync,
+            **{name: int(info.config.get("min.insync.replicas", 1)) for name, info in infos.items()},
+        }
+        return infos
 
-    def high_watermarks(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+    def high_watermarks(
+        self, partitions: Collection[TopicPartition], deadline: Deadline
+    ) -> Mapping[TopicPartition, int]:
         """Return the offset after the last record of each partition, committed or not. Raises LogUnavailable."""
-        specs = {KafkaTopicPartition(*partition): OffsetSpec.LATEST for partition in partitions}
-        found = self._ask(lambda admin: admin.list_partition_offsets(specs), deadline, "ask for end offsets")
-        return {TopicPartition(*partition): int(end.offset) for partition, end in found.items()}
+        return self.ends(partitions, deadline, is_committed=False).ends
+
+    def ends(
+        self,
+        partitions: Collection[TopicPartition],
+        deadline: Deadline,
+        *,
+        is_committed: bool,
+        patience_s: float = math.inf,
+    ) -> Ends:
+        """Return how far *partitions* go, as far as their leaders tell; see `leaders.py` for what that is worth.
+
+        With *is_committed* the offset after the last committed record, else after the last one at all. What is missing
+        is asked for again for *patience_s*, and after that as long as nothing is known at all. Raises LogUnavailable at
+        the deadline.
+        """
+        wanted = frozenset(partitions)
+        topics = {place.topic for place in wanted}
+        patience = Deadline.after(patience_s, self._clock)
+
+        async def question(admin: Any, timeout_s: float) -> Ends:
+            leaders = await leaders_of(admin, topics, self._min_in_sync, timeout_s)
+            leaders = {place: leader for place, leader in leaders.items() if place in wanted}
+            ends = await ends_of(admin, leaders, is_committed=is_committed, timeout_s=timeout_s)
+            ready = {place for place in ends if leaders[place].in_sync >= self._min_in_sync.get(place.topic, 1)}
+            return Ends(ends, frozenset(ready))
+
+        known: dict[TopicPartition, int] = {}
+        writable: frozenset[TopicPartition] = frozenset()
+        while wanted:
+            timeout_s = min(_ANSWER_S, deadline.remaining_s(self._clock) / 3)
+            found = self._ask(
+                lambda admin: admin._manager.run(question, admin, timeout_s),  # noqa: B023  # it is called at once
+                deadline,
+                "ask for end offsets",
+            )
+            known.update(found.ends)
+            writable |= found.writable
+            if known.keys() >= wanted or (known and patience.has_passed(self._clock)):
+                break
+            self._wait(deadline, "leaders to tell their end offsets")
+        return Ends(known, writable)
 
     def open_transactions(self, partitions: Collection[TopicPartition], deadline: Deadline) -> list[str]:
         """Return the transactional ids of the undecided transactions that write to any of *partitions*, whoever began
@@ -125,12 +185,15 @@ class Topics:
         """Disconnect. Idempotent."""
         self._drop()
 
-    def _create_missing(self, wanted: Mapping[str, TopicSpec], deadline: Deadline) -> None:
+    def _create_missing(self, wanted: Mapping[str, TopicSpec], deadline: Deadline) -> set[str]:
+        """Return the topics that were missing."""
+        made: set[str] = set()
         while True:
             described = self._ask(lambda admin: admin.describe_topics(list(wanted)), deadline, "describe topics")
             missing = [wanted[topic["name"]] for topic in described if topic["error_code"] == _UNKNOWN_TOPIC]
             if not missing:
-                return
+                return made
+            made.update(spec.name for spec in missing)
             cluster = self._ask(lambda admin: admin.describe_cluster(), deadline, "describe the cluster")
             brokers = len(cluster["brokers"])
             requests = {spec.name: _new_topic(spec, brokers) for spec in missing}
@@ -185,9 +248,11 @@ class Topics:
 _UNKNOWN_TOPIC = UnknownTopicOrPartitionError.errno
 
 
-def _is_ready(topic: Mapping[str, Any]) -> bool:
+def _is_ready(topic: Mapping[str, Any], *, needs_leaders: bool) -> bool:
     partitions = topic["partitions"]
-    return topic["error_code"] == 0 and bool(partitions) and all(one["leader_id"] >= 0 for one in partitions)
+    if topic["error_code"] != 0 or not partitions:
+        return False
+    return not needs_leaders or all(one["leader_id"] >= 0 for one in partitions)
 
 
 def _create(requests: Mapping[str, Any], admin: KafkaAdminClient) -> Any:

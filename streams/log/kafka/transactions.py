@@ -23,6 +23,9 @@ from streams.log.kafka.settings import KafkaSettings
 from streams.log.kafka.topics import Topics
 from streams.records import ProducerRecord, TopicPartition
 
+#: How long a fence waits for leaders that are being elected; a partition without one gets its barrier later.
+_PATIENCE_S = 0.1
+
 
 class Transactions:
     """Used by one thread. Has a producer from the first fence on, and a new one after each error that may have left
@@ -44,7 +47,7 @@ class Transactions:
         self._offsets = offsets
         self._topics = topics
         self._departed = departed
-        self._producing = Producing(settings, names, topics=topics, clock=clock)
+        self._producing = Producing(settings, names, topics=topics, clock=clock, ids=departed.ids)
 
     def fence(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
         """See `LogWriter.fence`."""
@@ -83,7 +86,8 @@ class Transactions:
         if partitions:
             self._commit_offsets({number: offset or 0 for number, offset in committed.items()}, ownership, operation)
         # Only now the end. Not the last stable one: that may lie below what was committed behind an open transaction.
-        return self._topics.high_watermarks(everything, operation.deadline) if everything else {}
+        ends = self._topics.ends(everything, operation.deadline, is_committed=False, patience_s=_PATIENCE_S).ends
+        return {place: end for place, end in ends.items() if all((name, place[1]) in ends for name in self._names)}
 
     def append(
         self,
@@ -94,6 +98,9 @@ class Transactions:
     ) -> dict[TopicPartition, int]:
         """See `LogWriter.append`."""
         check_usable(ownership)
+        self._producing.require_leaders(
+            {TopicPartition(record.topic, record.partition) for record in group}, operation.deadline
+        )
         offsets = partial(self._send_offsets, positions=positions, ownership=ownership)
         return self._producing.transact(partial(_send, group), offsets, operation, generation=ownership.generation)
 

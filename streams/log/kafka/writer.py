@@ -3,12 +3,13 @@
 Invariant: nothing is appended before a fence, nor after an unknown outcome before the next one.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from streams.clock import Clock, Deadline
 from streams.errors import Fenced, RecordTooLarge
-from streams.log.base import Ownership
+from streams.log.base import Look, Ownership
 from streams.log.kafka.operations import Operations, failed
 from streams.log.kafka.producing import Ends, Operation, size_bytes
 from streams.log.kafka.transactions import Transactions
@@ -19,10 +20,17 @@ class KafkaWriter(Operations[Transactions]):
     """A `LogWriter`. One thread submits; futures are done on the writer's threads."""
 
     def __init__(
-        self, make_transactions: Callable[[], Transactions], *, record_limit: Callable[[str], int], clock: Clock
+        self,
+        make_transactions: Callable[[], Transactions],
+        *,
+        record_limit: Callable[[str], int],
+        look: Callable[[frozenset[int], Deadline], Look],
+        clock: Clock,
     ) -> None:
-        """*record_limit* returns the largest record of a topic in bytes, as far as it is known."""
+        """*record_limit* returns the largest record of a topic in bytes, as far as it is known; *look* does what
+        `LogWriter.look` does, on any thread."""
         super().__init__(make_transactions, clock=clock)
+        self._look = look
         self._record_limit = record_limit
 
     def fence(self, ownership: Ownership, deadline: Deadline) -> "Future[Ends]":
@@ -33,6 +41,18 @@ class KafkaWriter(Operations[Transactions]):
 
         self.fenced(is_known=False)
         return self.submit(run, deadline, is_append=False)
+
+    def look(self, partitions: frozenset[int], deadline: Deadline) -> "Future[Look]":
+        future: Future[Look] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self._look(partitions, deadline))
+            except Exception as error:  # noqa: BLE001  # It belongs to whoever waits for the future.
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="kafka-look", daemon=True).start()
+        return future
 
     def append(
         self,
@@ -49,7 +69,8 @@ class KafkaWriter(Operations[Transactions]):
                 limit = limits[record.topic] = self._record_limit(record.topic)
             size = size_bytes(record)
             if size > limit:
-                return failed(RecordTooLarge(f"a record of {size} bytes for {record.topic}, which takes {limit}"))
+                why = f"a record of {size} bytes for {record.topic}, which takes {limit}"
+                return failed(RecordTooLarge(why, (record.partition,)))
         if self.must_fence:
             return failed(Fenced("fence first: what earlier writers did is not known yet"))
         return self.submit(

@@ -104,6 +104,8 @@ class LocalLog:
         self,
         partitions: Sequence[TopicPartition],
         deadline: Deadline,
+        *,
+        is_partial: bool = False,
     ) -> dict[TopicPartition, int]:
         """Return the offset after the last durable record of each partition, from memory."""
         return self._ends(partitions)

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from typing import TypeVar
 from uuid import uuid4
 
 from streams.clock import Clock, Deadline
 from streams.cluster import ClusterView, Member, Placement
 from streams.errors import Fenced, LogError, LogUnavailable, RecordTooLarge
-from streams.log.base import Membership, Ownership, OwnershipListener
+from streams.log.base import Look, Membership, Ownership, OwnershipListener
 from streams.log.local.appender import Appender
 from streams.log.local.format import encoded_bytes
 from streams.records import ProducerRecord, TopicPartition
 
 _Ends = Mapping[TopicPartition, int]
+_T = TypeVar("_T")
 
 
 class LocalMembership:
@@ -90,6 +92,11 @@ class LocalWriter:
 
         return _done(settle)
 
+    def look(self, partitions: frozenset[int], deadline: Deadline) -> "Future[Look]":
+        """Return the ends; all partitions are in one place, and take appends together."""
+        places = [TopicPartition(name, number) for name in self._topics for number in partitions]
+        return _done(lambda: Look(self._ends(places), partitions))
+
     def append(
         self,
         group: Sequence[ProducerRecord],
@@ -108,7 +115,9 @@ class LocalWriter:
                     raise Fenced(f"{record.topic}-{record.partition} is not owned")
                 size_bytes = encoded_bytes(record)
                 if size_bytes > maximum_bytes[record.topic]:
-                    raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {record.topic}")
+                    raise RecordTooLarge(
+                        f"{size_bytes} bytes, above max.message.bytes of {record.topic}", (record.partition,)
+                    )
             return self._appender.append(group, writer=self)
 
         return _done(append)
@@ -126,8 +135,8 @@ class LocalWriter:
             raise LogUnavailable("the deadline passed before anything was begun")
 
 
-def _done(work: Callable[[], _Ends]) -> "Future[_Ends]":
-    future: Future[_Ends] = Future()
+def _done(work: Callable[[], _T]) -> "Future[_T]":
+    future: Future[_T] = Future()
     try:
         future.set_result(work())
     except LogError as error:

@@ -24,7 +24,7 @@ from app.profiles.results import (
 from app.profiles.settlement import SettlementUnavailable
 from app.profiles.topics import PROFILE_STORE
 from streams.errors import Unavailable
-from streams.queries.peers import Caller
+from streams.queries.peers import Caller, PeerLost
 from tests.app.profiles.fakes import NAMES
 from tests.app.profiles.owners import Cluster, Member
 
@@ -219,6 +219,26 @@ def test_lost_claim_call_writes_nothing_and_harms_nobody() -> None:
             await new(cluster, there)
 
         run(body, Cluster(seed=5))
+
+
+def test_claim_whose_outcome_is_unknown_is_not_answered_as_a_refusal() -> None:
+    """Who asked would take that for "certainly nothing was done"; it may be in the log, now or later."""
+
+    async def body(cluster: Cluster) -> None:
+        here, there = emails(cluster)
+        uid = await new(cluster, here)
+        owner = cluster.owner_of(there.encode())
+        asked: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: owner.settlement.claim(there.encode(), uid.encode(), 2, cluster.deadline),
+            lambda: owner.settlement.release(there.encode(), uid.encode(), 3, cluster.deadline),
+        )
+        for ask in asked:
+            owner.table.is_next_unknown = True
+            with pytest.raises(PeerLost):
+                await ask()
+            owner.table.land_late()
+
+    run(body)
 
 
 def test_delete_releases_at_the_other_owner() -> None:
