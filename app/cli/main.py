@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from app.cli import backfill, cluster, commands, replicate
+from app.cli import backfill, cluster, commands, follow, replicate
 from app.config import AppConfig
 from app.observability import logs
 from streams.errors import StreamsError
@@ -98,7 +98,20 @@ def build_parser() -> argparse.ArgumentParser:
     _add_replicate(subparsers)
     _add_backfill(subparsers)
     _add_questions(subparsers)
+    _add_follow(subparsers)
     return parser
+
+
+def _add_follow(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        subparsers,
+        "follow",
+        follow.follow,
+        "print the changes of profiles as they happen, until Ctrl-C; then the place to go on from",
+        "Asks running nodes, and goes on at the next one when one is gone. With --json a line is a JSON document.\n\n"
+        "example:\n  python -m app follow --since 0 --docs --url http://node-1:8080 --url http://node-2:8080",
+    )
+    follow.add_arguments(parser)
 
 
 def _add_backfill(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
