@@ -25,6 +25,7 @@ from streams.dsl import (
 )
 from streams.serdes import DOUBLE, INTEGER, LONG, STRING, Serde
 from streams.topology.subtopology import ProcessorTopology
+from streams.topology.windows import Windows
 from tests.golden import functions
 from tests.golden.format import Case, Step, split_function
 from tests.golden.functions import KEY, KEY_INSIDE, VALUE, Maker
@@ -179,12 +180,18 @@ class TopologyMaker:
 
     def _windowed_by(self, step: Step) -> None:
         node, grace = self._from(step), step["grace_ms"]
-        made = {
-            "tumbling": lambda: tumbling(step["size_ms"], grace_ms=grace),
-            "hopping": lambda: hopping(step["size_ms"], advance_ms=step["advance_ms"], grace_ms=grace),
-            "sliding": lambda: sliding(step["difference_ms"], grace_ms=grace),
-            "session": lambda: session(step["gap_ms"], grace_ms=grace),
-        }[step["window"]]()
+        made: Windows
+        match step["window"]:
+            case "tumbling":
+                made = tumbling(step["size_ms"], grace_ms=grace)
+            case "hopping":
+                made = hopping(step["size_ms"], advance_ms=step["advance_ms"], grace_ms=grace)
+            case "sliding":
+                made = sliding(step["difference_ms"], grace_ms=grace)
+            case "session":
+                made = session(step["gap_ms"], grace_ms=grace)
+            case unknown:
+                raise ValueError(f"no window {unknown!r}")
         self._put(step, node.what.windowed_by(made), node.key, node.value, is_windowed=True)
 
     def _count(self, step: Step) -> None:
