@@ -49,7 +49,7 @@ def test_a_place_of_hundreds_of_partitions_fits_into_a_header(partitions: int) -
 
 
 def test_whoever_changes_a_character_is_found_out() -> None:
-    """Each character counts, and so do its length and its secret; what is no text of ours is refused in the same way."""
+    """Each character counts, and so do length and secret; what is no text of ours is refused in the same way."""
     text = seqs().text(Position((1, 2, 3), None, 5, is_whole=False))
     # The last character holds two bits that mean nothing.
     forged = [text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :] for at in range(len(text) - 1)]
