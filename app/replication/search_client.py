@@ -144,6 +144,10 @@ class SearchClient:
             text = answer.data
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._current = (chosen + 1) % len(self._urls)
+            if any(isinstance(one, ssl.SSLCertVerificationError) for one in error.args):
+                raise SinkUnusable(
+                    f"{_place(url)} has a certificate that nobody here vouches for; see PROFILES_SINK_CA_FILE"
+                ) from error
             raise SinkUnavailable(f"{_place(url)}: {_reason(error)}") from error
         if answer.status in (502, 503, 504):
             self._current = (chosen + 1) % len(self._urls)
@@ -186,7 +190,7 @@ def _place(url: str) -> str:
 def _reason(error: Exception) -> str:
     """Return what is wrong, without urllib3's objects."""
     if isinstance(error, urllib3.exceptions.SSLError):
-        return f"TLS: {error}"
+        return "no TLS connection"
     if isinstance(error, urllib3.exceptions.NewConnectionError):  # for urllib3 one of the next kind
         return "no connection"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):

@@ -12,6 +12,7 @@ import fnmatch
 import gzip
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,8 @@ class Index:
 class FakeSearch:
     """The server. `choose` decides about each bulk request, on the server's threads; None: no fault."""
 
-    def __init__(self, *, slow_s: float = 1.0) -> None:
+    def __init__(self, *, slow_s: float = 1.0, tls: ssl.SSLContext | None = None) -> None:
+        """*slow_s*: of `Fault.SLOW`. *tls*: with it, the server speaks https."""
         self.choose: Callable[[], Fault | None] = lambda: None
         self.limit_bytes = 100 * 1024 * 1024
         self.authorization: str | None = None
@@ -68,7 +70,8 @@ class FakeSearch:
         self.items = 0
         self.faults: list[Fault] = []
         self.indices: dict[str, Index] = {}
-        self._slow_s = slow_s
+        self.slow_s = slow_s
+        self._tls = tls
         self._lock = threading.RLock()
         self._scrolls: dict[str, list[Any]] = {}
         self._server: _Server | None = None
@@ -85,12 +88,14 @@ class FakeSearch:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def up(self) -> None:
         """Listen, on the port of before."""
         self._server = _Server(("127.0.0.1", self._port), _Handler)
         self._server.search = self
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -251,10 +256,6 @@ class FakeSearch:
             if fault is not None:
                 self.faults.append(fault)
             return fault
-
-    @property
-    def slow_s(self) -> float:
-        return self._slow_s
 
 
 class _Server(ThreadingHTTPServer):
