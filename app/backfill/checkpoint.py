@@ -5,7 +5,6 @@ that is noted here; the file is whole or absent (`streams.files`). It is only an
 changes nothing.
 """
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -28,7 +27,12 @@ class Tally:
     created: int = 0
     already_there: int = 0
     refused: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        """Count a refused line."""
+        self.refused += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def load(path: Path) -> Checkpoint | None:
         mark = document.pop("mark")
         return Checkpoint(
             mark=Mark(int(mark["offset"]), int(mark["lines"])),
-            tally=Tally(**{**tally, "reasons": Counter(tally["reasons"])}),
+            tally=Tally(**{**tally, "reasons": dict(tally["reasons"])}),
             **document,
         )
     except FileNotFoundError:

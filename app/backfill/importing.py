@@ -34,7 +34,7 @@ _CHECKPOINT_EVERY_S = 1.0
 _PATIENCE_S = 300.0
 _FIRST_PATIENCE_S = 15.0
 _MAX_RETRY_AFTER_S = 30.0
-_MAX_FAULTS = 5  # answers 500 for one line alone, until it is taken for refused
+_MAX_FAULTS = 5  # answers 500, until the line that is to blame is looked for
 
 _NDJSON = b"application/x-ndjson"
 _TARGET = b"/api/import"
@@ -60,6 +60,8 @@ class _Batch:
     #: What became of lines, by number: _CREATED, _THERE, or why it was refused.
     outcomes: dict[int, Any] = field(default_factory=dict)
     is_settled: bool = False
+    #: How often the service has answered 500 to all that was left.
+    faults: int = 0
 
     @property
     def left(self) -> list[Line]:
@@ -102,7 +104,6 @@ class Importer:
         self._keys: set[str] = set()  # of the lines under way
         self._settled = asyncio.Event()
         self._stashed: Line | None = None
-        self._failures: dict[int, int] = {}
         #: Why it waits, for whoever watches; None while it does not.
         self.waits_for: str | None = None
 
@@ -194,8 +195,7 @@ class Importer:
                 elif outcome is _THERE:
                     tally.already_there += 1
                 else:
-                    tally.refused += 1
-                    tally.reasons[outcome["reason"]] += 1
+                    tally.refuse(outcome["reason"])
                     self._told.refused(line, outcome)
             self.mark = Mark(done.lines[-1].end, done.lines[-1].number)
         self._settled.set()
@@ -230,15 +230,17 @@ class Importer:
             await asyncio.sleep(max(backoff.next_s(), min(retry_after_s, _MAX_RETRY_AFTER_S)))
         self.waits_for = None
 
-    async def _send(self, client: Client, batch: _Batch, lines: Sequence[Line]) -> None:
-        """Send *lines* once and note what became of them; those without an outcome must be sent again. Raises Busy,
-        NoAnswer, NotTheService."""
+    async def _send(self, client: Client, batch: _Batch, lines: Sequence[Line], *, is_divided: bool = False) -> None:
+        """Send *lines* once and note what became of them; those without an outcome must be sent again. What is too
+        large, or fails again and again, is divided until the one line that does it stands alone, and is refused. Raises
+        Busy, NoAnswer, NotTheService."""
         reply = await client.ask(b"POST", self._target, b"\n".join([line.text for line in lines]), _NDJSON)
-        if reply.status in (413, 500) and self._is_to_be_divided(lines, reply.status):
+        batch.faults += reply.status == 500
+        if reply.status == 413 or (reply.status == 500 and (is_divided or batch.faults >= _MAX_FAULTS)):
             half = len(lines) // 2
             if half:
-                await self._send(client, batch, lines[:half])
-                await self._send(client, batch, lines[half:])
+                await self._send(client, batch, lines[:half], is_divided=True)
+                await self._send(client, batch, lines[half:], is_divided=True)
             else:
                 slug = "payload-too-large" if reply.status == 413 else "fault-of-the-service"
                 detail = f"the service answers {reply.status} to this line"
@@ -264,14 +266,6 @@ class Importer:
                 await self._compare(client, batch, line, answer)
             else:
                 batch.outcomes[line.number] = _reason_of(slug, status, answer)
-
-    def _is_to_be_divided(self, lines: Sequence[Line], status: int) -> bool:
-        """Say whether the answer to *lines* may be for one of them. A service that fails is asked some times first."""
-        if status == 413:
-            return True
-        number = lines[0].number
-        self._failures[number] = self._failures.get(number, 0) + 1
-        return self._failures[number] >= _MAX_FAULTS and self._failures.pop(number) > 0
 
     async def _compare(self, client: Client, batch: _Batch, line: Line, answer: dict[str, Any]) -> None:
         """Settle a create whose e-mail is taken: by this very profile, or by another. When it is free now, it has no
@@ -302,8 +296,7 @@ def read_once(lines: Iterator[Line], judge: Callable[[Line], dict[str, Any] | No
         if reason is None:
             tally.created += 1
         else:
-            tally.refused += 1
-            tally.reasons[reason["reason"]] += 1
+            tally.refuse(reason["reason"])
             told.refused(line, reason)
     told.checkpoint(Mark(), tally)
     return tally

@@ -265,7 +265,8 @@ def _report(tally: Tally, mark: Mark, seconds: float, start: Mark, options: argp
     sentence = (
         f"{mark.lines} lines: {tally.created} {word}, {tally.already_there} already there, {tally.refused} refused"
     )
-    sentence += "".join(f"\n  {count} {reason}" for reason, count in tally.reasons.most_common())
+    reasons = sorted(tally.reasons.items(), key=lambda item: -item[1])
+    sentence += "".join(f"\n  {count} {reason}" for reason, count in reasons)
     sentence += f"\n{seconds:.1f} s, {rate:,.0f} lines/s" if seconds else ""
     _print_summary(summary, sentence, is_json=options.json, to_stderr=False)
     return 1 if tally.refused else 0
