@@ -216,6 +216,8 @@ class Rig:
         lines: list[object] = []
         for _, query, _ in questions:
             lines += [{"index": ALIAS}, {"query": query, "size": 20, "_source": False}]
+        if not lines:
+            return
         answer = self.server.request("POST", "/_msearch", lines=lines, timeout_s=60)
         assert answer.status == 200, answer
         for (what, _, expected), one in zip(questions, answer.document["responses"], strict=True):
