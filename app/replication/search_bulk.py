@@ -20,7 +20,7 @@ from app.replication.search_client import BLOCKED, SearchClient
 from app.replication.search_index import REFUSED, TOMBSTONE
 
 #: Bounds of one request, before compression. Far below what the servers accept (100 MB), since they hold it in memory.
-REQUEST_CHANGES = 1_000
+REQUEST_CHANGES = 500
 REQUEST_BYTES = 4 * 1024 * 1024
 #: How many requests are under way at the same time.
 REQUESTS_IN_FLIGHT = 4
