@@ -104,7 +104,7 @@ class KafkaSink:
             copies[partition] = len(records)
             if records:
                 work[partition] = partial(self._submit, partition, records, position)
-            elif position.order >= self._orders[partition]:
+            elif not self._is_behind(partition, position):
                 self._pending[partition] = position
         failures = self._run(work)
         for partition in work.keys() - failures.keys():
@@ -119,7 +119,9 @@ class KafkaSink:
     def flush(self) -> None:
         if doubtful := self._must_take & self._pending.keys():
             self._take(doubtful)
-        due = {number: position for number, position in self._pending.items() if number in self._orders}
+        for partition in [one for one, position in self._pending.items() if self._is_behind(one, position)]:
+            del self._pending[partition]
+        due = dict(self._pending)
         failures = self._run({number: partial(self._submit, number, (), due[number]) for number in due})
         for partition in due.keys() - failures.keys():
             self._orders[partition] = due[partition].order
@@ -136,6 +138,11 @@ class KafkaSink:
             writer.close(self._deadline(_CLOSE_S))
         self._writers.clear()
         self._target.close()
+
+    def _is_behind(self, partition: int, position: Position) -> bool:
+        """Whether the copy has gone on beyond *position*, by another's hand: to commit it now would take the copy's own
+        position back, and whoever goes on from there would write everything since then once more."""
+        return position.order < self._orders[partition]
 
     def _records(self, changes: Sequence[Change], start: int) -> list[Copy]:
         """Return what has to be written of *changes*: from the offset *start* on, and nothing that has come from the
@@ -208,6 +215,7 @@ class KafkaSink:
 
     def _submit(self, partition: int, records: Sequence[Copy], position: Position) -> "Future[Ends]":
         assert self._source is not None
+        assert not self._is_behind(partition, position), "a position never goes back"
         kept = {
             "source": self._source.identity,
             "topic": self._topic_id,

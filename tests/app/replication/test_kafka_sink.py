@@ -27,7 +27,7 @@ from app.replication.ports import Batch, Change, Position, SinkMoved, SinkUnavai
 from app.replication.replicator import Replicator
 from app.replication.sharing import Everything
 from streams.clock import SystemClock
-from streams.errors import ConfigError, OutcomeUnknown, PoisonRecord
+from streams.errors import ConfigError, LogUnavailable, OutcomeUnknown, PoisonRecord
 from streams.log.kafka import KafkaLog, KafkaSettings
 from streams.log.kafka.producing import Producing
 from streams.records import Record
@@ -145,6 +145,31 @@ def test_a_commit_whose_outcome_is_not_known_is_looked_up(
     written = sink.write(caught.value.rest)
     assert (written.applied, written.stale) == ((0, 4) if is_committed else (4, 0))
     assert _versions(rig) == list(range(1, 9))
+
+
+@pytest.mark.kafka
+def test_a_position_of_the_past_does_not_replace_a_later_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replicator that could not commit a position, slept, and tries again after another one has gone on: the position
+    stays where that one was, and nothing comes twice."""
+    source, changes = _changes(12)
+    first, second = rig.sink(), rig.sink()
+    first.ensure(source)
+    first.positions(frozenset({0}))
+    first.write(_batch(changes[:4]))
+    first.write(Batch((), {0: Position(4, "token", 2)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Producing, "transact", _unreachable)
+        with pytest.raises(SinkUnavailable):
+            first.flush()
+    second.ensure(source)
+    assert second.positions(frozenset({0}))[0].order == 4
+    second.write(_batch(changes[4:8]))
+    first.flush()
+    with pytest.raises(SinkMoved):  # It was shut out: the first one had to, to learn how far the copy is.
+        second.write(_batch(changes[8:]))
+    assert second.positions(frozenset({0}))[0].order == 8
+    second.write(_batch(changes[8:]))
+    assert _versions(rig) == list(range(1, 13))
 
 
 @pytest.mark.kafka
@@ -337,6 +362,10 @@ def test_the_trail_grows_and_stays_in_front() -> None:
     assert headers == (("profiles-origin", b"first,second"), ("a", b"1"))
     assert trail_of(headers) == ("first", "second")
     assert trail_of((("a", b"1"),)) == ()
+
+
+def _unreachable(*_: Any, **__: Any) -> Any:
+    raise LogUnavailable("no broker answers")
 
 
 def _changes(count: int) -> tuple[SourceInfo, list[Change]]:
