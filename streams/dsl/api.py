@@ -193,8 +193,9 @@ class KGroupedStream(Generic[K, V]):
 
 
 class WindowedKStream(Generic[K, V]):
-    """Records grouped by key and window. *retention_ms*: for how long, in stream time, the store keeps windows; at
-    least as long as they take records, which is the default."""
+    """Records grouped by key and window; those without value count, too, and functions get None for it.
+    *retention_ms*: for how long, in stream time, the store keeps windows; at least as long as they take records,
+    which is the default."""
 
     def __init__(self, grouping: streams_of.Grouping, windows: Windows) -> None:
         self._grouping = grouping
@@ -219,7 +220,6 @@ class WindowedKStream(Generic[K, V]):
                 store=store,
                 value=self._grouping.stream.value,
                 retention_ms=retention_ms,
-                skips_null=False,
             )
         )
 
@@ -243,7 +243,6 @@ class WindowedKStream(Generic[K, V]):
                 store=store,
                 value=serde_of(value),
                 retention_ms=retention_ms,
-                skips_null=False,
             )
         )
 

@@ -128,9 +128,8 @@ class Grouping:
         store: str | None,
         value: Serde[Any] | None,
         retention_ms: int | None,
-        skips_null: bool,
     ) -> TableRef:
-        """Add an aggregation for each window of a key. *skips_null*: a record without value is dropped."""
+        """Add an aggregation for each window of a key."""
         kept_ms = windows.retention_ms if retention_ms is None else retention_ms
         if kept_ms < windows.retention_ms:
             raise TopologyError(
@@ -151,10 +150,10 @@ class Grouping:
 
         def make(name: str) -> StoredTable:
             if isinstance(windows, TimeWindows):
-                return WindowAggregate(name, windows, initializer, aggregator, skips_null=skips_null)
+                return WindowAggregate(name, windows, initializer, aggregator)
             if isinstance(windows, SlidingWindows):
                 return SlidingAggregate(name, windows, initializer, aggregator)
-            return SessionAggregate(name, session_windows, initializer, aggregator, merge, skips_null=skips_null)
+            return SessionAggregate(name, session_windows, initializer, aggregator, merge)
 
         table = self._stored(
             "KSTREAM-AGGREGATE",

@@ -27,27 +27,22 @@ class SessionAggregate(StoredTable):
         initializer: Initializer,
         aggregator: Aggregator,
         merger: Merger,
-        *,
-        skips_null: bool,
     ) -> None:
-        """*skips_null*: records without value are dropped; otherwise the aggregator gets None."""
         super().__init__(store)
         self.windows = windows
         self._initializer = initializer
         self._aggregator = aggregator
         self._merger = merger
-        self._skips_null = skips_null
 
     def __call__(self, context: OperatorContext, forward: Process) -> Process:
         store, observed = context.store(self.store), context.moment("observed")
         find, put, drop = store.find, store.put, context.drop
         gap_ms, grace_ms = self.windows.gap_ms, self.windows.grace_ms
         initializer, aggregator, merger = self._initializer, self._aggregator, self._merger
-        skips_null = self._skips_null
 
         def process(key: Any, value: Any, timestamp_ms: int) -> None:
-            if key is None or (skips_null and value is None):
-                drop("null-key-or-value")
+            if key is None:
+                drop("null-key")
                 return
             if timestamp_ms > observed.value:
                 observed.value = timestamp_ms

@@ -2,7 +2,9 @@
 
 A record belongs to each window that its timestamp lies in, as long as the window is open: its end plus the grace lies
 after stream time, the greatest timestamp that came here before. A record for a window that has closed is dropped and
-counted; in hopping windows the others take it still. A result's timestamp is the greatest of its records.
+counted; in hopping windows the others take it still. A result's timestamp is the greatest of its records. Unlike an
+aggregation without windows this one takes records without value, too, and passes None to the aggregator: so does
+Kafka Streams.
 """
 
 from typing import Any
@@ -23,25 +25,21 @@ class WindowAggregate(StoredTable):
         windows: TimeWindows,
         initializer: Initializer,
         aggregator: Aggregator,
-        *,
-        skips_null: bool,
     ) -> None:
-        """*skips_null*: records without value are dropped; otherwise the aggregator gets None."""
         super().__init__(store)
         self.windows = windows
         self._initializer = initializer
         self._aggregator = aggregator
-        self._skips_null = skips_null
 
     def __call__(self, context: OperatorContext, forward: Process) -> Process:
         store, observed, sends_old = context.store(self.store), context.moment("observed"), self.sends_old
         lookup, put, drop = store.lookup, store.put, context.drop
         starts_of, size_ms, grace_ms = self.windows.starter(), self.windows.size_ms, self.windows.grace_ms
-        initializer, aggregator, skips_null = self._initializer, self._aggregator, self._skips_null
+        initializer, aggregator = self._initializer, self._aggregator
 
         def process(key: Any, value: Any, timestamp_ms: int) -> None:
-            if key is None or (skips_null and value is None):
-                drop("null-key-or-value")
+            if key is None:
+                drop("null-key")
                 return
             if timestamp_ms > observed.value:
                 observed.value = timestamp_ms

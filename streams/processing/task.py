@@ -209,7 +209,7 @@ class SubTopologyTask:
         self._state.moment(_STREAM_TIME).value = self._record.stream_time_ms
         for moment in self._state.moments.values():
             if moment.value != moment.kept:
-                self._times.put(moment.name, moment.value, max(0, self._record.stream_time_ms))
+                self._times.put(moment.name, moment.value, max(0, moment.value))
                 moment.kept = moment.value
 
     def _change(self, changelog: str, spec: StoreSpec, key: bytes, row: bytes | None) -> OutputRecord:

@@ -49,13 +49,14 @@ class TopologyTestDriver:
         on_processing_error: str = "stop",
         wall_clock_ms: int = 0,
     ) -> None:
-        """*partitions*: of every topic that the topology reads (or topic to number): with several, keys lie apart, as
+        """*partitions*: of every topic that is read or written (or topic to number): with several, keys lie apart, as
         they do in a cluster. *on_...*: see `streams.processing.ErrorPolicy`. Raises TopologyError when topics do not
         fit together."""
         self.topology = topology
         self._clock = FakeClock(time_ms=wall_clock_ms)
         self._policy = ErrorPolicy(on_deserialization=on_deserialization_error, on_processing=on_processing_error)
         sources = topology.source_topics
+        self._default_partitions = 1 if isinstance(partitions, Mapping) else partitions
         self._partitions = dict(partitions) if isinstance(partitions, Mapping) else dict.fromkeys(sources, partitions)
         self._counts = topology.task_counts(self._partitions)
         internal = topology.internal_topics(self._partitions)
@@ -218,7 +219,7 @@ class TopologyTestDriver:
             subtopology,
             partition,
             view=TaskStoreView(store),
-            partition_count=lambda topic: self._partitions.get(topic, 1),
+            partition_count=lambda topic: self._partitions.get(topic, self._default_partitions),
             now_ms=self._clock.time_ms,
             policy=self._policy,
             global_stores=None if self._global_task is None else self._global_task[0].stores,
