@@ -23,6 +23,7 @@ WRITING = "write"
 CLOSING = "close"
 
 _READ_AHEAD_BYTES = 64 * 1024  # of a body that the application has not taken yet; then reading pauses
+_FIRST_REQUEST_S = 1.0
 _CLOSE_TIMEOUT_S = 2.0  # for the last bytes of a closed connection to leave
 
 _DETAILS = {
@@ -91,8 +92,10 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
         self._phase_since = 0.0
         self._progress_bytes = 0
         self._progress_at = 0.0
+        self._made_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made_at = self.worker.loop.time()
         if self.worker.admit(self):
             super().connection_made(transport)
         else:
@@ -160,6 +163,10 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
             and not self._request_ready.is_set()
             and (self._received_bytes == self._received_at_message_end)
         )
+
+    def is_about_to_ask(self, now: float) -> bool:
+        """Say whether the client has connected so recently that its first request may still be on its way."""
+        return not self._received_bytes and now - self._made_at < _FIRST_REQUEST_S
 
     def idle_since(self) -> float:
         """Return the loop's time at which the sweep first saw the connection in its phase."""

@@ -2,8 +2,8 @@
 
 One worker process serves a node, since its stores have one writing process. The worker owns the event loop; it starts
 the application through the ASGI lifespan, then listens, then sweeps. Order of a stop: let the application hand its work
-over while all goes on, stop accepting, let requests in progress end, stop the application (commit, close), exit; each
-step within `EdgeLimits`.
+over while all goes on, accept who has come and listen no more, let requests in progress end, stop the application
+(commit, close), exit; each step within `EdgeLimits`.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
 from app.server.limits import EdgeLimits, EdgeStats
+from app.server.listening import drain
 from app.server.protocol import CLOSING, EdgeProtocol, problem_response
 from streams.errors import StreamsError
 
@@ -212,11 +213,13 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     async def _shutdown(self) -> None:
         self.stats.is_draining = True
+        if not self._quick_shutdown:
+            await drain([listener.sock for listener in self.sockets])
         for server in self.servers:
             server.close()
         deadline = self.loop.time() + self.limits.drain_timeout_s
         while self.connections and self.loop.time() < deadline and not self._quick_shutdown:
-            _close_silent(self.connections)
+            _close_silent(self.connections, self.loop.time())
             await asyncio.sleep(0.01)
         if self.connections:
             logger.warning("requests cut off", extra={"connections": len(self.connections)})
@@ -252,9 +255,10 @@ class _Refused(asyncio.Protocol):
         self._refused.pop(self._transport, None)
 
 
-def _close_silent(connections: Iterable[EdgeProtocol]) -> None:
+def _close_silent(connections: Iterable[EdgeProtocol], now: float) -> None:
+    """Close those that ask nothing; who has just connected is about to."""
     for protocol in tuple(connections):
-        if protocol.has_sent_nothing():
+        if protocol.has_sent_nothing() and not protocol.is_about_to_ask(now):
             protocol.close()
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,52 @@ def test_whoever_asks_twice_does_not_wait_for_the_hand_over(server: Server) -> N
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(END_S) == 0
     assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("server", [0.3], indirect=True)
+def test_no_connection_is_reset_without_an_answer(server: Server) -> None:
+    """Clients connect and ask without a pause while the server stops: each is answered, or refused before it is
+    connected. Those that the kernel has taken for the server when it closes its door are the ones at risk."""
+    lost: list[bytes] = []
+    answered: list[int] = []
+
+    def ask_until_refused() -> None:
+        count = 0
+        try:
+            while True:
+                with server.connect(timeout_s=END_S) as sock:
+                    sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                    reply = read_to_end(sock)
+                if not reply.endswith(b"ok"):
+                    lost.append(reply)
+                count += 1
+        except ConnectionRefusedError:
+            answered.append(count)
+        except OSError as error:
+            lost.append(repr(error).encode())
+
+    clients = [threading.Thread(target=ask_until_refused, daemon=True) for _ in range(48)]
+    for client in clients:
+        client.start()
+    time.sleep(0.3)
+    server.process.send_signal(signal.SIGTERM)
+    for client in clients:
+        client.join(2 * END_S)
+    assert server.process.wait(END_S) == 0
+    assert not lost
+    assert len(answered) == len(clients)
+    assert sum(answered) > len(clients), "hardly a request was made: nothing was shown"
+
+
+def test_who_has_just_connected_may_still_ask(server: Server) -> None:
+    """A connection without a request is closed when the server stops; a fresh one has a moment to send its first."""
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(HAND_OVER_S - 0.2)
+    with server.connect() as fresh:
+        time.sleep(0.5)  # the server listens no more by now
+        fresh.sendall(GET)
+        assert read_to_end(fresh).endswith(b"ok")
+    assert server.process.wait(END_S) == 0
 
 
 if __name__ == "__main__":
