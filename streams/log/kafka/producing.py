@@ -8,7 +8,7 @@ as not appended can never be committed later.
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from kafka import KafkaProducer
@@ -74,7 +74,7 @@ _ACKNOWLEDGE_S = 1.5
 _INIT_SHARE = 0.6  # of the time left that an id may take to be free, before it counts as stuck
 _REFRESH_S = 0.5
 
-Ends = dict[TopicPartition, int]
+Ends = Mapping[TopicPartition, int]
 
 
 class AbandonedError(Exception):
@@ -251,7 +251,7 @@ class Producing:
         ways (a time-out of its delivery). Raises _SilentError when some are not in time: those that wait with them
         should not have to.
         """
-        ends: Ends = {}
+        ends: dict[TopicPartition, int] = {}
         patience = Deadline.after(min(_ACKNOWLEDGE_S, deadline.remaining_s(self._clock) * 0.6), self._clock)
         for future in sent:
             try:
