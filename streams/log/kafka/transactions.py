@@ -95,7 +95,7 @@ class Transactions:
         ownership: Ownership,
         positions: Mapping[int, int],
         operation: Operation,
-    ) -> dict[TopicPartition, int]:
+    ) -> Mapping[TopicPartition, int]:
         """See `LogWriter.append`."""
         check_usable(ownership)
         self._producing.require_leaders(
