@@ -30,6 +30,7 @@
     |  '- Draining            this node is stopping
     |- PoisonRecord           a record that cannot be processed: quarantined, never fatal
     |- SerializationError     a value and a serde do not fit: a poison record when read, a wrong serde when written
+    |- SerdeUnavailable       the schema registry does not answer: try the same record again later
     '- ProcessingFailed       a record stopped its task, as its error policy says: mend the code, or its policy
 
 An error carries facts as attributes, and a sentence that an operator can act on.
@@ -198,6 +199,12 @@ class PoisonRecord(StreamsError):
 
 class SerializationError(StreamsError):
     """A value is not of the serde's type, or bytes are not what the serde writes."""
+
+
+class SerdeUnavailable(StreamsError):
+    """A serde needs something that cannot be reached now. It says nothing of the record, so no error policy applies."""
+
+    is_retriable = True
 
 
 class ProcessingFailed(StreamsError):

@@ -46,6 +46,7 @@ CONFINED = {
     "email_validator": ("app.profiles",),
     "prometheus_client": ("app.observability",),
     "structlog": ("app.observability",),
+    "fastavro": ("streams.serdes.avro",),
     "tqdm": ("app.cli",),
     "urllib3": ("app.replication",),
 }

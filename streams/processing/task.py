@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from streams.errors import ProcessingFailed
+from streams.errors import ProcessingFailed, SerdeUnavailable
 from streams.processing.compile import PartitionCount, compile_nodes
 from streams.processing.context import TaskState
 from streams.processing.errors import QUARANTINE, SKIP, STOP, ErrorPolicy, quarantined
@@ -119,6 +119,8 @@ class SubTopologyTask:
             value = None if record.value is None else entry.load_value(record.value)
             timestamp_ms = record.timestamp_ms if entry.timestamp is None else entry.timestamp(record)
             _check_time(timestamp_ms)
+        except SerdeUnavailable:
+            raise
         except Exception as error:  # noqa: BLE001 - a user's serde or extractor may raise anything
             self._refuse(record, error, "deserialization", self._policy.on_deserialization)
             return
@@ -130,6 +132,8 @@ class SubTopologyTask:
         else:
             try:
                 entry.process(key, value, timestamp_ms)
+            except SerdeUnavailable:
+                raise
             except Exception as error:  # noqa: BLE001 - a user's function may raise anything
                 self._refuse(record, error, "processing", STOP)
         if self._state.stream_time.is_due(current.stream_time_ms):
@@ -233,6 +237,8 @@ class SubTopologyTask:
             overlay.mark()
         try:
             process(*arguments)
+        except SerdeUnavailable:
+            raise
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             del self._records[made:]
             has_undone = [overlay.undo() for overlay in overlays]
@@ -247,6 +253,8 @@ class SubTopologyTask:
         def guarded(*arguments: Any) -> None:
             try:
                 process(*arguments)
+            except SerdeUnavailable:
+                raise
             except Exception:  # noqa: BLE001 - a user's function may raise anything
                 self.counters.skipped += 1
                 self._state.drop("failed-processing")
@@ -279,6 +287,8 @@ class SubTopologyTask:
         current.timestamp_ms = max(0, current.stream_time_ms)
         try:
             run(now_ms)
+        except SerdeUnavailable:
+            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise ProcessingFailed(
