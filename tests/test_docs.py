@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.service import ROOT, Service
 
-_EXAMPLES = ["README.md", "docs/api.md"]
+_EXAMPLES = ["README.md", "docs/api.md", "docs/changes.md"]
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _STATUS = re.compile(r"# (\d{3})$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
