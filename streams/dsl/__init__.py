@@ -6,6 +6,7 @@ Begin with `StreamsBuilder`. Everything that it returns only describes; see `str
 
 from streams.dsl.api import GlobalKTable, KGroupedStream, KGroupedTable, KStream, KTable, WindowedKStream
 from streams.dsl.builder import StreamsBuilder
+from streams.operators.joiners import with_key
 from streams.operators.processors import Processor, ProcessorContext, ProcessorRecord
 from streams.topology.windows import hopping, join_windows, session, sliding, tumbling
 
@@ -25,4 +26,5 @@ __all__ = [
     "session",
     "sliding",
     "tumbling",
+    "with_key",
 ]

@@ -131,8 +131,9 @@ class KStream(RecordStream[K, V]):
     ) -> "KStream[K, R]":
         """Records with what they meet on the other side, which must be there.
 
-        With a table: the row of the record's key as it is now. With a global table: the row of the key that *on* makes
-        of the record. With a stream: each record of the same key within *windows*, whichever comes first.
+        With a table: the row of the record's key as it is now. With a global table: the row of the key that *on*
+        makes of the record. With a stream: each record of the same key within *windows*, whichever comes first. A
+        *joiner* that needs the key is passed as `with_key(joiner)`.
         """
         return KStream(joins.join(self._ref, other._ref, joiner, "inner", windows, on, name, serde_of(value)))
 

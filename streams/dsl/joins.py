@@ -8,6 +8,7 @@ from streams.dsl.graph import GlobalTableRef, StreamRef, TableRef
 from streams.dsl.streams_of import in_place
 from streams.errors import TopologyError
 from streams.operators import stateless
+from streams.operators.joiners import keyed
 from streams.operators.lookups import lookup
 from streams.operators.stream_joins import ListSerde, StreamJoin, WaitingSerde, join_side, keep
 from streams.operators.table_joins import INNER, LEFT, OUTER, RIGHT, JoinedTable, JoinSide
@@ -100,7 +101,7 @@ def _join_streams(
         waiting = graph.store(
             StoreSpec(name=f"{base}-waiting-store", key=WaitingSerde(key), value=ListSerde(), is_queryable=False)
         )
-    shared = StreamJoin(base, windows, waiting, left_value, right_value, joiner)
+    shared = StreamJoin(base, windows, waiting, left_value, right_value, keyed(joiner))
     for side, stream in (("left", left), ("right", right)):
         is_left = side == "left"
         kept = graph.process(f"{base}-{side}-keep", [stream.node], keep(stores[side]), stores=[stores[side]])

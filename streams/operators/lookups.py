@@ -7,6 +7,7 @@ timestamp as far as they were there together. The result has the timestamp of th
 from collections.abc import Callable
 from typing import Any
 
+from streams.operators.joiners import keyed
 from streams.operators.tables import TableView
 from streams.topology.nodes import Operator, OperatorContext, Process
 
@@ -23,6 +24,8 @@ def lookup(
     A record without value is dropped, and one without key to look for, too, unless *is_left*: then it has no match.
     """
 
+    combine = keyed(joiner)
+
     def make(context: OperatorContext, forward: Process) -> Process:
         get = context.store(table).lookup if isinstance(table, str) else table.getter(context)
 
@@ -33,9 +36,9 @@ def lookup(
                 return
             found = None if wanted is None else get(wanted)
             if found is not None:
-                forward(key, joiner(value, found[0]), timestamp_ms)
+                forward(key, combine(key, value, found[0]), timestamp_ms)
             elif is_left:
-                forward(key, joiner(value, None), timestamp_ms)
+                forward(key, combine(key, value, None), timestamp_ms)
 
         return process
 

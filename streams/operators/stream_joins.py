@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from streams.operators.joiners import KeyedJoiner
 from streams.serdes import Serde
 from streams.topology.nodes import Moment, Operator, OperatorContext, Process
 from streams.topology.windows import JoinWindows
@@ -74,7 +75,7 @@ class StreamJoin(NamedTuple):
     waiting_store: str | None
     left: Serde[Any]
     right: Serde[Any]
-    joiner: Callable[[Any, Any], Any]
+    joiner: KeyedJoiner
 
 
 def keep(store: str) -> Operator:
@@ -98,7 +99,7 @@ def join_side(join: StreamJoin, other_store: str, *, is_left: bool, is_outer: bo
     before_ms, after_ms = join.windows.before_ms, join.windows.after_ms
     if not is_left:
         before_ms, after_ms = after_ms, before_ms
-    joiner = join.joiner if is_left else lambda mine, other: join.joiner(other, mine)
+    joiner = join.joiner if is_left else lambda key, mine, other: join.joiner(key, other, mine)
     dump = (join.left if is_left else join.right).serialize
 
     def make(context: OperatorContext, forward: Process) -> Process:
@@ -113,7 +114,7 @@ def join_side(join: StreamJoin, other_store: str, *, is_left: bool, is_outer: bo
                 stream_time.value = timestamp_ms
             if value is None or key is None:
                 if is_outer and value is not None:
-                    forward(key, joiner(value, None), timestamp_ms)
+                    forward(key, joiner(key, value, None), timestamp_ms)
                 else:
                     drop("null-key-or-value")
                 return
@@ -125,11 +126,11 @@ def join_side(join: StreamJoin, other_store: str, *, is_left: bool, is_outer: bo
                 has_match = True
                 if waiting is not None:
                     waiting.delete(Waiting(other_ms, not is_left, key))
-                forward(key, joiner(value, other), max(timestamp_ms, other_ms))
+                forward(key, joiner(key, value, other), max(timestamp_ms, other_ms))
             if has_match or not is_outer:
                 return
             if waiting is None or to_ms < stream_time.value:
-                forward(key, joiner(value, None), timestamp_ms)
+                forward(key, joiner(key, value, None), timestamp_ms)
             else:
                 least.value = timestamp_ms if least.value < 0 else min(least.value, timestamp_ms)
                 place = Waiting(timestamp_ms, is_left, key)
@@ -168,9 +169,9 @@ def _releaser(
                 continue
             for data in values:
                 if place.is_left:
-                    result = join.joiner(join.left.deserialize(data), None)
+                    result = join.joiner(place.key, join.left.deserialize(data), None)
                 else:
-                    result = join.joiner(None, join.right.deserialize(data))
+                    result = join.joiner(place.key, None, join.right.deserialize(data))
                 forward(place.key, result, place.timestamp_ms)
             waiting.delete(place)
 
