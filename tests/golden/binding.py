@@ -6,6 +6,7 @@ in another way behind its back.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from streams.dsl import (
@@ -22,6 +23,7 @@ from streams.dsl import (
     session,
     sliding,
     tumbling,
+    with_key,
 )
 from streams.serdes import DOUBLE, INTEGER, LONG, STRING, Serde
 from streams.topology.subtopology import ProcessorTopology
@@ -237,7 +239,9 @@ class TopologyMaker:
         joiner = find(functions.JOINERS, step["function"])
         value = {KEY: left.value, VALUE: right.value}.get(joiner.type, joiner.type)
         if joiner.needs_key:
-            raise Unsupported("a joiner that is told the key")
+            join: Callable[..., Any] = with_key(joiner.apply)
+        else:
+            join = partial(joiner.apply, None)
         options: dict[str, Any] = {"value": SERDES[value]}
         if isinstance(right.what, GlobalKTable):
             options["on"] = find(functions.KEY_SELECTORS, step["key_function"]).apply
@@ -250,7 +254,7 @@ class TopologyMaker:
             options["windows"] = join_windows(
                 before_ms=step["before_ms"], after_ms=step["after_ms"], grace_ms=step["grace_ms"]
             )
-        made = getattr(left.what, method)(right.what, lambda a, b: joiner.apply(None, a, b), **options)
+        made = getattr(left.what, method)(right.what, join, **options)
         self._put(step, made, left.key, value, is_windowed=left.is_windowed)
 
 
