@@ -132,7 +132,7 @@ def scratch_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory beside *path* that no other export to *path* uses, and remove it in the end. What an
     export left behind that was killed is removed first. Raises StoreLocked, OSError."""
     directory = path.with_name(f".{path.name}.export")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
     lock = DirectoryLock(directory, note=f"export to {path.name}")
     lock.acquire()
     try:
