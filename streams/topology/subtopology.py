@@ -58,6 +58,21 @@ class SubTopology:
         """Return the topics of *source* with the names that they have in the log."""
         return tuple(self.repartition_name(name) for name in source.topics) if source.is_internal else source.topics
 
+    def topics_above(self, node: Node) -> set[str]:
+        """Return the topics whose records reach *node*, with the names that they have in the log."""
+        by_name = {each.name: each for each in self.nodes}
+        found: set[str] = set()
+        waiting, seen = [node], {node.name}
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each, SourceNode):
+                found.update(self.topics_of(each))
+                continue
+            above = [by_name[parent] for parent in each.parents if parent not in seen]
+            seen.update(parent.name for parent in above)
+            waiting += above
+        return found
+
     def repartition_name(self, name: str) -> str:
         """Return the name that an internal topic has in the log."""
         return f"{self.application_id}-{name}"
@@ -167,12 +182,12 @@ class ProcessorTopology:
         if missing:
             raise TopologyError(f"topic {missing[0]!r} does not exist, and the topology reads it: create it first")
         wanted: dict[str, InternalTopic] = {}
-        writers: dict[str, list[SubTopology]] = {}
+        origins: dict[str, set[str]] = {}
         for each in self.subtopologies:
             wanted |= {each.repartition_name(name): topic for name, topic in each.repartition_topics.items()}
             for sink in each.sinks:
                 if sink.is_internal and isinstance(sink.topic, str):
-                    writers.setdefault(each.repartition_name(sink.topic), []).append(each)
+                    origins.setdefault(each.repartition_name(sink.topic), set()).update(each.topics_above(sink))
         counts |= {name: topic.partitions for name, topic in wanted.items() if topic.partitions is not None}
         groups = [self._topics_of_group(group) for group in self.copartition_groups]
         while undecided := [name for name in wanted if name not in counts]:
@@ -181,7 +196,7 @@ class ProcessorTopology:
                 known = [counts[topic] for topic in topics if topic in counts]
                 counts |= {topic: max(known) for topic in topics if known and topic not in counts}
             for name in undecided:
-                above = [topic for each in writers.get(name, ()) for topic in each.source_topics]
+                above = origins.get(name, set())
                 if name not in counts and above and all(topic in counts for topic in above):
                     counts[name] = max(counts[topic] for topic in above)
             if len(counts) == before:

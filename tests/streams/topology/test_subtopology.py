@@ -88,6 +88,14 @@ def test_a_repartition_topic_takes_the_number_of_what_it_is_joined_with() -> Non
     assert topics["join-enriched-repartition"].partitions == 7
 
 
+def test_a_stream_can_meet_its_own_repartitioned_records() -> None:
+    """Then one sub-topology writes a topic that it reads; the number follows from what comes before."""
+    builder = StreamsBuilder("meet")
+    stream = builder.stream("in", key=str, value=str)
+    stream.merge(stream.map_values(str.upper).repartition(name="again")).to("out")
+    assert builder.build().internal_topics({"in": 6})["meet-again-repartition"].partitions == 6
+
+
 def test_a_number_that_was_asked_for_is_kept_or_refused() -> None:
     """repartition(partitions=) decides, and a join that it does not fit is refused."""
     builder = StreamsBuilder("parts")
