@@ -65,10 +65,11 @@ class SearchSink:
         self._flushed: dict[int, Position] = {}
 
     def ensure(self, source: SourceInfo) -> None:
-        live = self._live()
-        while live is None:
-            self._create(source, {self._alias: {"filter": index.PROFILES_ONLY}})
-            live = self._live()
+        while True:
+            name = self._next_name()  # Before the look: whoever makes one meanwhile takes this name, or is seen.
+            if (live := self._live()) is not None:
+                break
+            self._create(name, source, {self._alias: index.SEARCHED})
         self._check(live, source)
         self._write_to(live)
 
@@ -119,8 +120,12 @@ class SearchSink:
         self._live()  # Refuses what is not ours.
         name = index.rebuild_alias(self._alias)
         while (begun := self._begun(name, source)) is None:
-            self._create(source, {name: {}}, is_searched=False)
+            self._create(self._next_name(), source, {name: {}}, is_searched=False)
         self._write_to(begun)
+
+    def abandon_rebuild(self) -> None:
+        for name in self._indices_of(index.rebuild_alias(self._alias)):
+            self._client.request("DELETE", name, expected=(200, 404))
 
     def finish_rebuild(self) -> None:
         name, target, old = index.rebuild_alias(self._alias), self._index, self._live()
@@ -131,12 +136,13 @@ class SearchSink:
         self._client.request("PUT", f"{target}/_settings", {"index": {"refresh_interval": None}})
         self._client.request("POST", f"{target}/_refresh")
         actions: list[dict[str, Any]] = [
-            {"add": {"index": target, "alias": self._alias, "filter": index.PROFILES_ONLY}},
+            {"add": {"index": target, "alias": self._alias, **index.SEARCHED}},
             {"remove": {"index": target, "alias": name}},
         ]
         if old is not None:
             actions.append({"remove_index": {"index": old.name}})
-        self._client.request("POST", "_aliases", {"actions": actions})
+        if self._client.request("POST", "_aliases", {"actions": actions}, expected=(200, 404)).status == 404:
+            raise SinkUnavailable("the indices are changing at this moment")
         logger.info("index_switched", extra={"index": target, "removed": old.name if old else None})
 
     # Inspecting.
@@ -221,13 +227,15 @@ class SearchSink:
                 f"nothing about this one: fill a new index with --rebuild"
             )
 
-    def _create(
-        self, source: SourceInfo, aliases: Mapping[str, Mapping[str, Any]], *, is_searched: bool = True
-    ) -> None:
-        """Create the next index with all its aliases, in one step, unless somebody else was faster."""
+    def _next_name(self) -> str:
         known = self._client.request("GET", f"{self._alias}-*/_mapping?filter_path=*.mappings._meta").document or {}
-        generation = 1 + max((index.generation_of(self._alias, name) for name in known), default=0)
-        name = index.concrete_name(self._alias, generation)
+        generation = max((index.generation_of(self._alias, name) for name in known), default=0)
+        return index.concrete_name(self._alias, generation + 1)
+
+    def _create(
+        self, name: str, source: SourceInfo, aliases: Mapping[str, Mapping[str, Any]], *, is_searched: bool = True
+    ) -> None:
+        """Create the index *name* with all its aliases, in one step, unless somebody else was faster."""
         meta = index.Meta(index.FORMAT, source.identity, index.new_write_alias(name))
         body = index.index_body(meta, aliases, replicas=self._replicas, is_searched=is_searched)
         answer = self._client.request("PUT", name, body, expected=(200, 400))

@@ -261,6 +261,10 @@ class Rebuildable(Protocol):
         are those of that place. Readers see the old one. It may be called again. Raises like `Sink.ensure`."""
         ...
 
+    def abandon_rebuild(self) -> None:
+        """Remove what a rebuild has begun. Raises like `Sink.write`."""
+        ...
+
     def finish_rebuild(self) -> None:
         """Let the readers see the new place instead of the old, in one step, and remove the old one. Call `flush`
         first. It may be called again when its outcome is not known. Raises like `Sink.write`."""

@@ -91,11 +91,20 @@ class Replicator:
     def rebuild(self, sink: Rebuildable) -> bool:
         """Fill *sink*, which is the sink, anew, and let its readers switch over. Return whether that was done, and not
         stopped; then another rebuild goes on where this one was."""
-        took_s = math.inf
+        took_s, is_anew = math.inf, False
         while took_s > _SHORT_PASS_S:
             begun_at = self._clock.monotonic()
-            if not self._run(sink.begin_rebuild, Everything.of, is_once=True):
-                return False
+            try:
+                if not self._run(sink.begin_rebuild, Everything.of, is_once=True):
+                    return False
+            except SourceExpired as error:
+                if is_anew:
+                    raise
+                # What an earlier rebuild has begun is too old to go on from.
+                logger.info("rebuild_begins_anew", extra={"reason": str(error)})
+                self._insist(sink.abandon_rebuild)
+                self._partitions, is_anew = None, True
+                continue
             # So much is missing now: once more, unless that is little.
             took_s = self._clock.monotonic() - begun_at if self.progress.lag_records else 0.0
         try:
@@ -164,23 +173,31 @@ class Replicator:
         assert self._info is not None
         if self._is_dirty and self._partitions is not None:
             self._flush_at_end()  # Who gets what is given up here reads less again.
-        positions: dict[int, Position | None] = dict.fromkeys(partitions)
         try:
             self._insist(partial(self._ensure, self._info))
-            positions.update(self._insist(partial(self._sink.positions, partitions)))
-        except SinkMoved:  # Again: the next round asks again.
-            self._pause("the sink is being replaced")
+            found = self._insist(partial(self._sink.positions, partitions))
+            self._begin(partitions - found.keys())
+        except SinkMoved as error:  # Again: the next round asks again.
+            logger.info("sink_moved", extra={"reason": str(error)})
+            self._pause()
             return
-        if self._is_from_beginning:
-            positions.update(dict.fromkeys(partitions - self._begun))
-            self._begun |= partitions
-        for number, position in positions.items():
+        for number, position in found.items():
             self._check_age(number, position)
-        self._source.assign(positions)
+        begun = partitions - self._begun if self._is_from_beginning else frozenset()
+        self._begun |= begun
+        self._source.assign({number: None if number in begun else found.get(number) for number in partitions})
         self._partitions = partitions
         self._is_dirty = False
         self.progress.partitions = partitions
         logger.info("replicating", extra={"partitions": sorted(partitions)})
+
+    def _begin(self, partitions: frozenset[int]) -> None:
+        """Note in the sink that *partitions* were begun now, before anything of them is in it: if this run ends before
+        its first positions, the next one knows how old what it left is. Raises SinkMoved."""
+        if partitions:
+            start = Position(0, "0", self._clock.time_ms())
+            self._insist(partial(self._sink.write, Batch((), dict.fromkeys(partitions, start))))
+            self._insist(self._sink.flush)
 
     def _write(self, batch: Batch) -> None:
         """Write *batch*, for as long as it takes. Raises SinkMoved."""
@@ -221,11 +238,11 @@ class Replicator:
         except SinkMoved as error:  # Whoever goes on reads again what was not kept.
             logger.info("sink_moved", extra={"reason": str(error)})
 
-    def _check_age(self, number: int, position: Position | None) -> None:
+    def _check_age(self, number: int, position: Position) -> None:
         """Refuse to go on from where deletes may be missing."""
         assert self._info is not None
         horizon_ms = self._info.horizon_ms
-        if position is None or horizon_ms is None:
+        if horizon_ms is None:
             return
         age_ms = self._clock.time_ms() - position.as_of_ms
         if age_ms > horizon_ms:
@@ -250,9 +267,9 @@ class Replicator:
         if self.progress.waits_for is None:
             logger.warning("replication_waits", extra={"reason": str(error)})
         self.progress.waits_for = str(error)
-        self._pause(str(error))
+        self._pause()
 
-    def _pause(self, _reason: str) -> None:
+    def _pause(self) -> None:
         if self._must_stop.wait(self._backoff.next_s()):
             raise Stopped
 

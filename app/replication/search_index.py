@@ -29,6 +29,9 @@ _GENERATION = re.compile(r"-([0-9]{6})")
 
 #: What searchers see through the alias.
 PROFILES_ONLY: Mapping[str, Any] = {"bool": {"must_not": {"exists": {"field": KIND}}}}
+#: The alias for searchers. Of one alias there can be one write index: so a second index can never be added to it by
+#: somebody who does not know of the first (nobody writes through it).
+SEARCHED: Mapping[str, Any] = {"filter": PROFILES_ONLY, "is_write_index": True}
 #: Everything that stands for a uid, which is all but the positions.
 ALL_BUT_POSITIONS: Mapping[str, Any] = {"bool": {"must_not": {"term": {KIND: POSITION}}}}
 REFUSED_ONLY: Mapping[str, Any] = {"term": {KIND: REFUSED}}

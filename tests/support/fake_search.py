@@ -191,8 +191,14 @@ class FakeSearch:
     def _create(self, name: str, body: Mapping[str, Any]) -> Reply:
         if name in self.indices:
             return Reply(400, {"error": {"type": "resource_already_exists_exception", "reason": name}})
+        for alias, what in body.get("aliases", {}).items():
+            if what.get("is_write_index") and self._writers(alias):
+                return Reply(500, {"error": {"type": "illegal_state_exception", "reason": "more than one write index"}})
         self.indices[name] = Index(body, dict(body.get("aliases", {})), dict(body["settings"]["index"]))
         return Reply(200, {})
+
+    def _writers(self, alias: str) -> list[str]:
+        return [name for name, one in self.indices.items() if one.aliases.get(alias, {}).get("is_write_index")]
 
     def _change_aliases(self, actions: Sequence[Mapping[str, Any]]) -> Reply:
         for action in actions:
@@ -205,7 +211,7 @@ class FakeSearch:
                 del self.indices[what["index"]]
             elif kind == "add":
                 self.indices[what["index"]].aliases[what["alias"]] = {
-                    key: value for key, value in what.items() if key == "filter"
+                    key: value for key, value in what.items() if key in ("filter", "is_write_index")
                 }
             elif self.indices[what["index"]].aliases.pop(what["alias"], None) is None:
                 return Reply(404, {"error": {"type": "aliases_not_found_exception"}})

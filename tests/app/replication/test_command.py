@@ -91,6 +91,17 @@ def test_the_whole_way_on_the_embedded_log(
     assert (names(search), list(search.indices)) == ({"eve", "ann"}, [f"{ALIAS}-000002"])
     assert run("--refused") == (0, "0 changes refused\n")
 
+    create(node, "kim")
+    dead, alive = f"http://127.0.0.1:{free_ports(1)[0]}", f"http://127.0.0.1:{node.port}"
+    code, text = run("--once", "--json", "--source", dead, "--source", alive)
+    assert (code, json.loads(text)["applied"]) == (0, 1)
+    (index,) = search.indices.values()
+    for _, document in index.docs.values():
+        if "replication" in document:
+            document["replication"]["token"] = "7"  # of another source
+    assert main([*arguments, "--once"], node.environment) == 2
+    assert "--rebuild" in capsys.readouterr().err
+
     search.indices.clear()
     search.answer("PUT", f"/{ALIAS}", b'{"settings": {"index": {}}, "mappings": {}}')
     assert main([*arguments, "--once"], node.environment) == 2

@@ -252,6 +252,14 @@ def test_two_that_begin_at_the_same_time_make_one_index(place: Place) -> None:
     assert len(place.found()) == 2
 
 
+def test_searchers_can_never_have_two_indices(place: Place) -> None:
+    """One who began when there was none, and was paused until there was one, cannot add his."""
+    place.opened()
+    body = {"settings": {"index": {}}, "mappings": {}, "aliases": {place.alias: {"is_write_index": True}}}
+    assert place.request("PUT", f"{place.alias}-000009", body) in (400, 500)
+    assert place.indices() == [f"{place.alias}-000001"]
+
+
 def test_an_index_of_somebody_else_is_refused(place: Place) -> None:
     """Neither its data nor its name is ours to take."""
     place.request("PUT", place.alias, {"settings": {"index": {}}, "mappings": {}})
