@@ -49,12 +49,13 @@ def no_versions() -> None:
 
 def real_deletes() -> None:
     """A delete deletes the document, and the server forgets its version at once (`index.gc_deletes`)."""
-    line, request, body = search_bulk._line, SearchClient.request, search_index.index_body
+    item, request, body = search_bulk._item, SearchClient.request, search_index.index_body
 
-    def delete(change: Change) -> bytes:
+    def delete(change: Change) -> Any:
         if change.body is not None:
-            return line(change)
-        return search_bulk._action(change.uid, change.offset, "external").replace(b'"index"', b'"delete"', 1)
+            return item(change)
+        line = search_bulk._action(change.uid, change.offset, "external").replace(b'"index"', b'"delete"', 1)
+        return item(change)._replace(line=line)
 
     def request_and_rename(self: SearchClient, *arguments: Any, **options: Any) -> Answer:
         """The answer to a delete is told as that to a write; one that found nothing has done its work."""
@@ -71,7 +72,7 @@ def real_deletes() -> None:
         made["settings"]["index"]["gc_deletes"] = "0ms"
         return made
 
-    search_bulk._line = delete
+    search_bulk._item = delete
     SearchClient.request = request_and_rename  # type: ignore[method-assign]
     search_index.index_body = forgetful
 
