@@ -59,6 +59,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("append_errors", "counter", "groups", "Groups whose append was not reported as written.", ("kind",)),
     Entry("records_applied", "counter", "records", "Records applied to the stores."),
     Entry("queued_commands", "gauge", "commands", "Writes that wait to be begun."),
+    Entry("partitions_not_taken", "gauge", "partitions", "Owned partitions for which the log takes nothing for now."),
     Entry("lease_left_seconds", "gauge", "seconds", "Time for which ownership is certain; 1e9 where it never ends."),
     Entry("node_ready", "gauge", "0 or 1", "Whether the node takes all requests."),
     Entry("task_lag_records", "gauge", "records", "Records up to the end of the log last seen.", ("partition",)),
@@ -278,6 +279,7 @@ class Metrics(Collector):
 
     def _collect_health(self, health: NodeHealth) -> Iterator[Metric]:
         yield _gauge("queued_commands", {(): health.queued_commands})
+        yield _gauge("partitions_not_taken", {(): health.ailing_partitions})
         yield _gauge("lease_left_seconds", {(): min(health.lease_left_s, 1e9)})
         yield _gauge("node_ready", {(): float(health.is_ready)})
         yield _gauge("task_lag_records", {(str(task.partition),): task.lag_records for task in health.tasks})

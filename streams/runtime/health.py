@@ -39,7 +39,8 @@ class QuarantinedRecord:
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
     """How the node stands. Ready: it is in the group, all partitions that it owns are active, and it takes their
-    writes; an observer: all its partitions were caught up once."""
+    writes; an observer: all its partitions were caught up once. `ailing_partitions`: the owned ones for which the
+    log takes nothing for now; they keep no node from being ready."""
 
     is_live: bool
     is_ready: bool
@@ -47,6 +48,7 @@ class NodeHealth:
     section: str
     lease_left_s: float
     queued_commands: int
+    ailing_partitions: int
     tasks: Sequence[TaskHealth]
 
 

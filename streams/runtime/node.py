@@ -236,6 +236,7 @@ class StreamsNode:
             section=self.thread.section_state.value,
             lease_left_s=lease_left_s,
             queued_commands=self.table.queued,
+            ailing_partitions=len(self.thread.ailing),
             tasks=tasks_health(self.thread.tasks, self._clock),
         )
 

@@ -137,6 +137,11 @@ class StreamThread:
         return self._section.owned if self._section is not None else frozenset()
 
     @property
+    def ailing(self) -> frozenset[int]:
+        """The partitions of `owned` for which the log takes nothing for now. Any thread."""
+        return self._section.ailing if self._section is not None else frozenset()
+
+    @property
     def is_serving(self) -> bool:
         """Whether every partition that is owned takes writes and answers reads; for an observer: whether each was
         caught up once. Any thread."""

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
@@ -261,12 +261,10 @@ class _Fetcher:
                     raise KafkaError(f"no progress for {STALL_S:.0f} s in {partition.topic}-{partition.partition}")
                 standing.append(partition)
         if standing:
-            try:
-                ends = consumer.end_offsets([KafkaTopicPartition(*one) for one in standing], timeout_ms=1_000)
-            except (KafkaError, KeyError):  # KeyError: some leader is not known (see `offsets.py`).
-                return  # No broker answers, so nothing can have progressed.
+            ends = _ends_of(consumer, standing)
             for partition in standing:  # A record may have come this very moment: look again before it is called stuck.
-                self._ends[partition] = ends[KafkaTopicPartition(*partition)]
+                if partition in ends:
+                    self._ends[partition] = ends[partition]
                 self._moved[partition] = (positions[partition], now - STALL_S + _LOOK_AGAIN_S)
 
     def _give_up(self, error: Exception) -> None:
@@ -285,3 +283,15 @@ class _Fetcher:
                 consumer.close(autocommit=False, timeout_ms=500)
             except Exception as error:  # noqa: BLE001  # It is thrown away: nothing depends on it any more.
                 logger.debug("kafka_reader_not_closed", extra={"reason": type(error).__name__})
+
+
+def _ends_of(consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    """Return the ends of those of *partitions* that somebody leads; the question would wait for the others, and with it
+    all reading. Nothing, when no broker answers: then nothing can have progressed."""
+    leader = consumer._client.cluster.leader_for_partition
+    asked = [one for one in (KafkaTopicPartition(*one) for one in partitions) if leader(one) not in (None, -1)]
+    try:
+        ends = consumer.end_offsets(asked, timeout_ms=1_000) if asked else {}
+    except (KafkaError, KeyError):  # KeyError: kafka-python leaves out whose leader is just not known, and misses it.
+        return {}
+    return {TopicPartition(*partition): int(end) for partition, end in ends.items()}
