@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import cluster, feed, http, load, logs, machine, search, size, tail
+from benchmarks import backfill, cluster, feed, http, load, logs, machine, search, size, tail
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.report import Table, document
 from tests.support.broker import BrokerUnavailableError, Cluster
@@ -61,6 +61,7 @@ SECTIONS: dict[str, Callable[[Plan, Path, Brokers], Table]] = {
         plan, directory, bootstrap_servers=brokers.address()
     ),
     "feed": lambda plan, directory, _: feed.measure(plan, directory),
+    "backfill": lambda plan, directory, _: backfill.measure(plan, directory),
     "disk": lambda plan, directory, _: logs.measure_disk(plan, directory),
 }
 
