@@ -26,6 +26,7 @@ a file that holds it).
 examples:
   python -m app replicate kafka --bootstrap-servers kafka.eu:9092 --topic profiles-from-us
   python -m app replicate kafka --bootstrap-servers kafka.eu:9092 --topic profiles-from-us --once --json
+  python -m app replicate kafka --bootstrap-servers kafka.eu:9092 --topic profiles-from-us --verify
 """
 
 
@@ -80,4 +81,5 @@ TARGET = Target(
     epilog=_EPILOG,
     add_arguments=_add_arguments,
     open_sink=_open_sink,
+    is_inspectable=True,
 )

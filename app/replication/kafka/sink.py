@@ -7,20 +7,23 @@ was read that the transactions of earlier writers left behind.
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
 from orjson import JSONDecodeError, dumps, loads
 
 from app.profiles.topics import TopicNames, topic_specs
+from app.replication.kafka import inspection
 from app.replication.kafka.copying import Copy, Copying, Mark
 from app.replication.kafka.origin import copied, headers_of, trail_of
 from app.replication.kafka.target import TargetCluster, identity_of_topic
 from app.replication.ports import (
     Batch,
     Change,
+    Held,
     Position,
+    Refused,
     SinkMoved,
     SinkUnavailable,
     SinkUnusable,
@@ -45,7 +48,7 @@ _OWN_NAMES = ("profiles", "profile-emails", "profile-requests")
 
 
 class KafkaSink:
-    """A `Sink`. One thread uses it."""
+    """A `Sink`, and `Inspectable`. One thread uses it."""
 
     def __init__(self, target: TargetCluster, topic: str, *, clock: Clock) -> None:
         """Connects to nothing. Raises ConfigError for a *topic* that no copy may have."""
@@ -55,6 +58,7 @@ class KafkaSink:
         self._clock = clock
         self._source: SourceInfo | None = None
         self._topic_id = ""
+        self._partitions = 0
         self._writers: dict[int, Operations[Copying]] = {}
         self._orders: dict[int, int] = {}  # of the partitions that are taken: the next offset to be copied
         self._must_take: set[int] = set()  # what happened to the last transaction of these is not known
@@ -132,6 +136,34 @@ class KafkaSink:
                 del self._orders[partition], self._pending[partition], failures[partition]
         if failures:
             self._raise(failures, None, Written())
+
+    def attach(self, source: SourceInfo | None = None) -> None:
+        try:
+            found = self._target.describe(self._topic, self._deadline())
+            if found is None:
+                raise SinkUnusable(f"there is no topic {self._topic}: nothing was copied there yet")
+            self._partitions, self._topic_id = found.partitions, found.topic_id
+            if source is not None:
+                self._source = source
+                for number, mark in self._target.marks(self._topic, range(found.partitions), self._deadline()).items():
+                    self._position(number, mark)
+        except LogUnavailable as error:
+            raise SinkUnavailable(str(error)) from error
+
+    def scan(self) -> Iterator[Held]:
+        try:
+            yield from inspection.scan(self._target, self._topic, self._partitions, self._clock)
+        except LogError as error:
+            raise SinkUnavailable(str(error)) from error
+
+    def look_up(self, uids: Sequence[str]) -> Mapping[str, Held]:
+        try:
+            return inspection.look_up(self._target, self._topic, self._partitions, uids, self._clock)
+        except LogError as error:
+            raise SinkUnavailable(str(error)) from error
+
+    def refused(self, _limit: int) -> list[Refused]:
+        return []  # What cannot be copied stops the copy: it is exact, or it is not called one.
 
     def close(self) -> None:
         for writer in self._writers.values():

@@ -16,7 +16,7 @@ from app.feed.position import identity_of
 from app.replication.kafka.copying import Copying, Mark
 from streams.clock import Clock, Deadline
 from streams.errors import LogUnavailable
-from streams.log.base import TopicInfo, TopicSpec
+from streams.log.base import LogReader, TopicInfo, TopicSpec
 from streams.log.kafka import KafkaLog
 from streams.log.kafka.clients import bounded, open_client
 from streams.log.kafka.offsets import Offsets
@@ -61,12 +61,24 @@ class TargetCluster:
         found = self._offsets.marks(topic, partitions, deadline)
         return {number: Mark(*mark) for number, mark in found.items()}
 
+    def describe(self, topic: str, deadline: Deadline) -> TopicInfo | None:
+        """Return *topic*, None if there is none. Raises LogUnavailable."""
+        return self._log.describe_topics([topic], deadline).get(topic)
+
+    def end(self, partition: TopicPartition, deadline: Deadline) -> int:
+        """Return the offset after the last committed record. Raises LogUnavailable."""
+        return self._log.end_offsets([partition], deadline)[partition]
+
+    def open_reader(self) -> LogReader:
+        """Return a reader of committed records."""
+        return self._log.open_reader()
+
     def holds_records(self, partition: TopicPartition, deadline: Deadline) -> bool:
         """Say whether there is any committed record. Raises LogUnavailable."""
-        end = self._log.end_offsets([partition], deadline)[partition]
+        end = self.end(partition, deadline)
         if end == 0:
             return False
-        reader = self._log.open_reader()
+        reader = self.open_reader()
         try:
             reader.assign({partition: 0})
             while not deadline.has_passed(self._clock):
