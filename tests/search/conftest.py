@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import preload
 from tests.e2e.conftest import broker as broker  # the fixture: the broker that all tests of a run share
 from tests.e2e.conftest import kafka_environment
 from tests.search.rig import Rig, replicator, seed_of_run
@@ -17,8 +16,6 @@ from tests.support.service import Service
 
 NewServer = Callable[..., SearchServer]
 NewRig = Callable[..., Rig]
-
-_MANY = 1_000  # so many are written past the service, which takes much less time
 
 #: For `parametrize`: the two servers of the gate, and those that only the long runs try.
 SERVERS = [
@@ -43,8 +40,8 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewServer]:
 
 @pytest.fixture
 def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
-    """Starts everything of a test: `new_rig(server, profiles=20_000, replicators=2, is_embedded=True, bug="...")`. Many
-    profiles are there before the replicators begin; a few are made by the load."""
+    """Starts everything of a test: `new_rig(server, profiles=20_000, replicators=2, is_embedded=True, bug="...")`. The
+    profiles are made while the replicators follow already."""
     with ExitStack() as stack:
 
         def make(
@@ -62,7 +59,6 @@ def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
             environment = {} if is_embedded else kafka_environment(request.getfixturevalue("broker"))
             service = Service(tmp_path / "service", environment=environment)
             stack.callback(service.close)
-            known = _fill(service, tmp_path / "sample.tsv", profiles) if profiles >= _MANY else []
             stack.callback(server.close)
             server.start(is_waited_for=False)
             service.start()
@@ -75,19 +71,11 @@ def new_rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NewRig]:
             for one in copies:
                 stack.callback(one.close)
                 one.start(is_waited_for=False)
-            churn = Churn(service.address, seed=seed, profiles=profiles, known=known, clients=clients)
-            stack.callback(churn.stop)
+            churn = Churn(service.address, seed=seed, profiles=profiles, clients=clients)
+            churn.grow()
             return Rig(service, server, copies, churn, seed)
 
         yield make
-
-
-def _fill(service: Service, sample: Path, profiles: int) -> list[tuple[str, str]]:
-    """Write *profiles* into the log of a service that does not run; return uid and e-mail of each."""
-    patient = {**service.environment, "PROFILES_SESSION_TIMEOUT_MS": "30000"}
-    preload.fill(patient, sample, first=0, count=profiles)
-    lines = [line.split("\t") for line in sample.read_text().splitlines()]
-    return [(uid, email) for uid, email in lines]
 
 
 def _directory(factory: pytest.TempPathFactory, name: str) -> Path:

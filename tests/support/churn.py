@@ -8,14 +8,16 @@ its own, so that whoever harms the service meanwhile may wait for it.
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from tests.support.client import Client, NoAnswerError, NotSentError, Reply
 
 _HOT_PROFILES = 20  # half of all changes go to so many
 _AWAY_PAUSE_S = 0.05  # while nobody answers
+_GROWING_CLIENTS = 32
+_GROWING_TIMEOUT_S = 600.0
 _EXPECTED = frozenset({200, 201, 204, 404, 409, 412, 503, 504})
 
 
@@ -28,20 +30,19 @@ class Churn:
         *,
         seed: int,
         profiles: int,
-        known: Sequence[tuple[str, str]] = (),
         clients: int = 8,
         pause_s: float = 0.002,
     ) -> None:
-        """*profiles*: about so many live at the same time; until then most requests are creates. *known*: uid and
-        e-mail of those that are there already. *pause_s*: the mean time between two requests of a client."""
+        """*profiles*: about so many live at the same time. *pause_s*: the mean time between two requests of a
+        client."""
         #: What was acknowledged, by kind.
         self.done: Counter[str] = Counter()
         #: Every e-mail that was ever asked for.
-        self.emails = {email for _, email in known}
+        self.emails: set[str] = set()
         #: Every uid that was ever seen.
-        self.uids = {uid for uid, _ in known}
-        self._live: dict[str, str] = dict(known)
-        self._order = list(self._live)  # of the live ones, with gaps that are skipped
+        self.uids: set[str] = set()
+        self._live: dict[str, str] = {}
+        self._order: list[str] = []  # of the live ones, with gaps that are skipped
         self._address = address
         self._seed = seed
         self._profiles = profiles
@@ -56,11 +57,26 @@ class Churn:
     def acknowledged(self) -> int:
         return sum(self.done.values())
 
+    def grow(self) -> None:
+        """Return when as many profiles live as should."""
+        self._start(_GROWING_CLIENTS, is_growing=True)
+        end = time.monotonic() + _GROWING_TIMEOUT_S
+        try:
+            while len(self._live) < self._profiles and self._error is None:
+                assert time.monotonic() < end, f"only {len(self._live)} profiles after {_GROWING_TIMEOUT_S} s"
+                time.sleep(0.05)
+        finally:
+            self.stop()
+
     def start(self) -> None:
         """Begin, or go on after a `stop` with other draws."""
+        self._start(self._clients, is_growing=False)
+
+    def _start(self, clients: int, *, is_growing: bool) -> None:
         self._round += 1
         self._must_stop.clear()
-        self._thread = threading.Thread(target=self._run, name="churn", daemon=True)
+        arguments = (clients, is_growing)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="churn", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -73,16 +89,16 @@ class Churn:
         if self._error is not None:
             raise self._error
 
-    def _run(self) -> None:
+    def _run(self, clients: int, is_growing: bool) -> None:
         async def all_clients() -> None:
-            await asyncio.gather(*(self._client(number) for number in range(self._clients)))
+            await asyncio.gather(*(self._client(number, is_growing=is_growing) for number in range(clients)))
 
         try:
             asyncio.run(all_clients())
         except BaseException as error:
             self._error = error
 
-    async def _client(self, number: int) -> None:
+    async def _client(self, number: int, *, is_growing: bool) -> None:
         rng = random.Random(f"{self._seed}/{self._round}/{number}")
         client = Client(self._address)
         count = 0
@@ -90,6 +106,9 @@ class Churn:
             count += 1
             mark = f"s{self._seed}r{self._round}c{number}n{count}"
             try:
+                if is_growing:
+                    await self._create(client, mark)
+                    continue
                 await self._act(client, rng, mark)
             except (NotSentError, NoAnswerError):
                 await asyncio.sleep(_AWAY_PAUSE_S)
@@ -99,8 +118,7 @@ class Churn:
 
     async def _act(self, client: Client, rng: random.Random, mark: str) -> None:
         what, uid = rng.random(), self._choose(rng)
-        is_growing = len(self._live) < self._profiles
-        if uid is None or what < (0.6 if is_growing else 0.1):
+        if uid is None or what < (0.2 if len(self._live) < self._profiles else 0.1):
             await self._create(client, mark)
         elif what < 0.75:
             await self._send(client, "rename", "PATCH", uid, {"username": mark})
