@@ -209,6 +209,38 @@ def test_a_loop_may_write_to_the_store_that_it_reads() -> None:
     assert sum(1 for _ in store.all()) == 200
 
 
+def test_what_was_released_is_read_from_the_state_store() -> None:
+    """The overlay does not keep what is in the store already, or it would grow for ever."""
+    rig = Rig()
+    rig.rows.put(b"k", b"from the overlay")
+    rig.seal()
+    rig.release()
+    batch = rig.base.batch()
+    batch.put("s", b"k", b"from the store")
+    rig.base.commit(batch, {})
+    assert rig.rows.get(b"k") == b"from the store"
+
+
+def test_a_row_expires_exactly_at_its_retention() -> None:
+    """What lies as far behind the greatest time as the retention says is gone; a millisecond later it is there."""
+    for distance_ms, is_there in ((9, True), (10, False)):
+        rig = Rig()
+        window = StoreSpec(name="s", kind=StoreKind.WINDOW, key=STRING, value=LONG, retention_ms=10, window_size_ms=1)
+        windows: WindowStore[str, int] = WindowStore(window, rig.rows, TaskRecord(), TaskMoment("observed", -1))
+        windows.put("k", 1, 100, 0)
+        windows.put("other", 1, 100 + distance_ms, 0)
+        assert (windows.get("k", 100) is not None) is is_there
+        assert bool(list(windows.fetch("k", 0, 1000))) is is_there
+        rig = Rig()
+        session = StoreSpec(name="s", kind=StoreKind.SESSION, key=STRING, value=LONG, retention_ms=10)
+        sessions: SessionStore[str, int] = SessionStore(session, rig.rows, TaskRecord(), TaskMoment("observed", -1))
+        sessions.put(Windowed("k", 90, 100), 1)
+        sessions.put(Windowed("other", 100, 100 + distance_ms), 1)
+        assert (sessions.get("k", 90, 100) is not None) is is_there
+        assert bool(sessions.find("k")) is is_there
+        assert ("k" in {found.key for found, _, _ in sessions.all()}) is is_there
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_undoing_leaves_what_was_before(seed: int) -> None:
     """After `undo` the overlay is as at `mark`, its scans included."""
