@@ -46,6 +46,7 @@ def measure(plan: Plan, directory: Path) -> Table:
                 begun = time.perf_counter()
                 read_until(streams, str(created["uid"]).encode())
                 reached_s.append(time.perf_counter() - begun)
+            _await_none(service)
     table.rows.append(("none", *_cells(none), "", "", "", _errors(none)))
     of_none = ratio([run.rate for run in many], [run.rate for run in none])
     table.rows.append(
@@ -67,7 +68,7 @@ def listening(url: str, count: int) -> Iterator[list[socket.socket]]:
             stream = stack.enter_context(socket.create_connection((place.hostname, place.port), timeout=_PATIENCE_S))
             stream.sendall(_REQUEST)
             streams.append(stream)
-        read_until(streams, b"id: ")
+        read_until(streams, b"\nid: ")
         yield streams
 
 
@@ -92,6 +93,14 @@ def read_until(streams: list[socket.socket], part: bytes) -> None:
                 selector.unregister(stream)
                 del seen[stream]
     selector.close()
+
+
+def _await_none(service: servers.Server) -> None:
+    """Return when the service has noticed that its listeners are gone."""
+    end = time.monotonic() + _PATIENCE_S
+    while service.metric("feed_listeners"):
+        assert time.monotonic() < end, "listeners are counted that are gone"
+        time.sleep(0.05)
 
 
 def _cells(runs: list[Load]) -> tuple[str, str, str]:

@@ -105,6 +105,10 @@ class CatchUp:
     def _read(self, offsets: dict[int, int], limit: int, deadline: Deadline) -> Reading:
         self.reads += 1
         moment_s = self._clock.time_ms() // 1000
+        # Each read begins with another partition: one that is written to all the time must not hide the others from
+        # whoever asks for a little at a time.
+        items, turn = list(offsets.items()), self.reads % len(offsets)
+        offsets = dict(items[turn:] + items[:turn])
         ends = self._ends(offsets, deadline)
         runs: list[Run] = []
         count = self._from_pages(offsets, ends, runs, limit)

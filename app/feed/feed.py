@@ -26,6 +26,8 @@ ANSWER_BYTES = 1024 * 1024
 _READ_S = 5.0
 #: For so long after the last listener the tail goes on: one who polls comes back.
 _TAIL_RESTS_AFTER_S = 60.0
+#: The server closes a connection within so long after its answer has ended.
+_CONNECTION_ENDS_S = 3.0
 #: How often the settings of the topic are asked for.
 _SETTINGS_AGE_S = 300.0
 #: The tail may know for so long of no end of the log, and "nothing new" is still an answer.
@@ -81,6 +83,7 @@ class Feed:
         self._waking: asyncio.Task[None] | None = None
         self._must_wake = False
         self._resting: asyncio.TimerHandle | None = None
+        self._leaving = 0
         self.is_draining = False
         self.listeners = 0
         #: Results that were sent to listeners, and listeners that did not read theirs.
@@ -192,11 +195,9 @@ class Feed:
         """The last changes; None while the tail has not begun. Another object each time that it begins anew."""
         return self._ring
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether the tail has not heard of the log for a while, so that nothing new proves nothing."""
-        ring = self._ring
-        return ring is None or self._clock.time_ms() / 1000 - ring.head.moment_s > _SILENT_S
+    def is_stale(self, position: Position) -> bool:
+        """Whether nothing was heard of the log behind *position* for a while, so that nothing new proves nothing."""
+        return self._clock.time_ms() / 1000 - position.moment_s > _SILENT_S
 
     async def wait(self, timeout_s: float) -> None:
         """Return when there may be something new, at the latest after *timeout_s*."""
@@ -219,9 +220,21 @@ class Feed:
         return Deadline.after(seconds, self._clock)
 
     def _count(self, change: int) -> None:
+        """Count somebody in or out. His connection goes some moments after him: until then it is not one of those that
+        others may have, or many who leave together would turn requests away."""
         self.listeners += change
+        if change < 0:
+            self._leaving += 1
+            asyncio.get_running_loop().call_later(_CONNECTION_ENDS_S, self._has_left)
+        self._tell_edge()
+
+    def _has_left(self) -> None:
+        self._leaving -= 1
+        self._tell_edge()
+
+    def _tell_edge(self) -> None:
         if self._edge is not None:
-            self._edge.listeners = self.listeners
+            self._edge.listeners = min(self._max_listeners, self.listeners + self._leaving)
 
     def _soon(self) -> Deadline:
         return Deadline.after(_READ_S, self._clock)

@@ -101,7 +101,8 @@ class Changes:
         try:
             answer = await listener.next(limit=wish.limit or DEFAULT_LIMIT, timeout_s=wish.timeout_s)
             if answer is None:
-                if self._feed.is_silent and not self._feed.is_draining:
+                has_moved = listener.position.offsets != position.offsets
+                if not has_moved and not self._feed.is_draining and self._feed.is_stale(listener.position):
                     raise LogUnavailable("the log was not heard of, so that nothing is known of changes")
                 answer = Answer((), listener.position, self._feed.seqs.text(listener.position))
             return self._document(answer, listener.pending(), wish)

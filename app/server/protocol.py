@@ -114,11 +114,17 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
                 self._pause_reading()
 
     def eof_received(self) -> bool:
-        """A client may close its half of the connection behind its last request and still wait for the answer."""
+        """A client may close its half of the connection behind its last request and still wait for the answer.
+
+        Not so when the application waits for the client to go, as it does while somebody listens to a feed: nobody
+        closes his half then and stays, and whether he has gone would show only when something is sent to him.
+        """
         receiver = self._body_receiver
         self._is_half_closed = (
             self._request_ready.is_set() and not self._closed and receiver is not None and receiver._complete
         )
+        if self._is_half_closed and receiver._body_finished:
+            receiver.signal_disconnect()
         return self._is_half_closed
 
     def sweep(self, now: float) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -254,6 +255,26 @@ def test_listeners_take_no_connection_from_requests(new_service: NewService) -> 
     Raw(service, "/api/changes?feed=eventsource&since=now").read_until(b"id: ")
     for stream in streams:
         stream.close()
+
+
+def test_a_listener_that_goes_is_noticed_at_once(new_service: NewService) -> None:
+    """Not at the next heartbeat, when something is written to a connection that is no more: streams and long polls that
+    are closed in any way, also by closing only the client's half, as a process that ends does."""
+    service = new_service().start()
+    for target in ("/api/changes?feed=eventsource&since=now", "/api/changes?feed=longpoll&since=now&timeout=60000"):
+        ways: list[Callable[[socket.socket], None]] = [
+            socket.socket.close,
+            lambda sock: sock.shutdown(socket.SHUT_WR),
+            lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)) or sock.close(),
+        ]
+        for leave in ways:
+            stream = Raw(service, target)
+            wait_for(lambda: metric(service, "feed_listeners") == 1, "it listens")
+            if "eventsource" in target:
+                stream.read_until(b"\nid: ")
+            leave(stream.sock)
+            wait_for(lambda: metric(service, "feed_listeners") == 0, "its place is free", 15)
+            stream.close()
 
 
 class Follow:

@@ -273,6 +273,27 @@ def test_who_lags_reads_the_log_and_catches_up(rig: Rig, monkeypatch: pytest.Mon
     run(scenario)
 
 
+def test_a_busy_partition_hides_no_other(rig: Rig) -> None:
+    """Whoever asks for one change at a time hears of all partitions, although one of them always has more."""
+
+    async def scenario() -> None:
+        async with rig.feed() as feed:
+            position = await start(feed)
+            for partition in range(PARTITIONS):
+                uid = str(uuid.uuid4()).encode()
+                await asyncio.to_thread(rig.member.put, uid, profile(uid.decode(), 1), (), partition)
+            heard = set()
+            for _ in range(12):
+                uid = str(uuid.uuid4()).encode()
+                await asyncio.to_thread(rig.member.put, uid, profile(uid.decode(), 1), (), 0)
+                answer, _ = await feed.read(position, limit=1)
+                heard |= {result.event.partition for result in answer.results}
+                position = answer.position
+            assert heard == set(range(PARTITIONS))
+
+    run(scenario)
+
+
 def test_poison_stops_nobody(rig: Rig) -> None:
     """Records that are not ours lie between ours, also in the way of a listener."""
 
@@ -301,7 +322,8 @@ def test_idle_listeners_have_young_places(rig: Rig, monkeypatch: pytest.MonkeyPa
             while listener.position.moment_s < begun_s + 2:
                 assert time.monotonic() < deadline
                 assert await listener.next(limit=10, timeout_s=0.3) is None
-            assert not feed.is_silent
+            assert not feed.is_stale(listener.position)
+            assert feed.is_stale(listener.position._replace(moment_s=begun_s - 60))
             listener.close()
 
     run(scenario)

@@ -174,14 +174,14 @@ def test_a_stream_has_its_form(rig: Rig) -> None:
     parser = StreamParser()
     events = parser.feed(answer.body)
     told = [(event, json.loads(event.data)) for event in events]
-    assert sorted(one["uid"] for _, one in told) == UIDS[:4]
+    assert len(told) == len({one["uid"] for _, one in told}) == 4
     assert all(one["doc"]["version"] == one["version"] for _, one in told if "doc" in one)
     assert all(event.type == ("deleted" if "deleted" in one else "profile") for event, one in told)
     assert all(event.last_event_id == one["seq"] for event, one in told)
-    # The limit fell between two states of one profile: the later one lies behind.
-    assert changes(rig.ask(f"?since={parser.last_event_id}")) == [(UIDS[1], 2, True)]
-    deletion = rig.ask(f"?feed=eventsource&limit=1&since={parser.last_event_id}")
-    assert [event.type for event in StreamParser().feed(deletion.body)] == ["deleted"]
+    # The limit may fall between two states of one profile: the later one lies behind.
+    states = {one["uid"]: (one["uid"], one["version"], "deleted" in one) for _, one in told}
+    states |= {one[0]: one for one in changes(rig.ask(f"?since={parser.last_event_id}"))}
+    assert sorted(states.values()) == ALL
 
 
 def test_the_id_of_the_last_event_goes_before_since(rig: Rig) -> None:
