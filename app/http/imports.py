@@ -29,6 +29,10 @@ from streams.errors import StreamsError, Unavailable
 IMPORT_PATH = "/api/import"
 MAX_IMPORT_BYTES = 1024 * 1024
 MAX_LINES = 1000
+#: Requests of clients whose bodies may be in memory at once; the next one is answered 503.
+MAX_OPEN = 16
+#: Lines that are begun between two looks at other requests: some milliseconds.
+_LINES_AT_A_TIME = 32
 #: In every answer: the id of the topic that is written, which an export has, too.
 TOPIC_ID_HEADER = "Profile-Topic-Id"
 
@@ -55,9 +59,24 @@ class Imports:
         self._service = service
         self._clock = clock
         self._dispatch = dispatch
+        self._open = 0
 
     async def on_post(self, req: Request, resp: Response) -> None:
         due, source = deadline(req), parameter(req, "source")
+        if CALLER in req.scope:
+            await self._answer(req, resp, source, due)
+            return
+        if self._open >= MAX_OPEN:
+            # What was not read cannot be skipped safely, so the connection ends here.
+            headers = {"Retry-After": "1", "Connection": "close"}
+            raise Problem("overloaded", "too many imports are under way already; nothing was begun", headers=headers)
+        self._open += 1
+        try:
+            await self._answer(req, resp, source, due)
+        finally:
+            self._open -= 1
+
+    async def _answer(self, req: Request, resp: Response, source: str | None, due: Deadline) -> None:
         body = await read_body(
             req, media_types=LINES_TYPES, seconds=due.remaining_s(self._clock), max_bytes=MAX_IMPORT_BYTES
         )
@@ -66,8 +85,10 @@ class Imports:
             raise Problem("invalid-parameter", f"an import has at most {MAX_LINES} lines", parameter="lines")
         topic_id = self._service.topic_id()
         TRACEPARENT.set(None)
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             self._read(line)
+            if number % _LINES_AT_A_TIME == 0:
+                await asyncio.sleep(0)
         groups: dict[int | None, list[Line]] = {}
         for line in lines:
             partition = None if line.key is None else self._dispatch.partition_of(line.key)
@@ -115,7 +136,11 @@ class Imports:
                 line.answer = _problem(error)
 
     async def _carry_out(self, lines: Sequence[Line], source: str | None, due: Deadline) -> None:
-        await asyncio.gather(*(self._carry_out_one(line, source, due) for line in lines))
+        async with asyncio.TaskGroup() as tasks:
+            for number, line in enumerate(lines, start=1):
+                tasks.create_task(self._carry_out_one(line, source, due))
+                if number % _LINES_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
 
     async def _carry_out_one(self, line: Line, source: str | None, due: Deadline) -> None:
         try:

@@ -1,12 +1,13 @@
 """`/api/import`: one line of answer for each line, whoever owns it, and nothing that one line does to another."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from app.http.imports import MAX_IMPORT_BYTES, MAX_LINES
+from app.http.imports import MAX_IMPORT_BYTES, MAX_LINES, MAX_OPEN
 from streams.errors import Overloaded
 from streams.partitioner import partition_for
 from tests.app.http.cluster import PARTITIONS, Nodes
@@ -125,6 +126,43 @@ def test_lines_of_a_node_that_cannot_write_say_so_one_by_one(edge: Edge) -> None
     edge.service.failure = Overloaded("full")
     (found,) = answers(send(edge, [{"username": "eve", "email": "eve@mail.com"}]))
     assert (found["status"], found["type"]) == (503, "/problems/overloaded")
+
+
+def test_bodies_in_memory_are_bounded(edge: Edge) -> None:
+    """While many are being sent the next is refused unread, and its connection closed; later there is room again."""
+    body = b'{"username":"eve","email":"eve@mail.com"}'
+
+    async def scenario() -> None:
+        is_sent = asyncio.Event()
+        statuses: list[int] = []
+
+        async def ask() -> None:
+            async def receive() -> dict[str, Any]:
+                await is_sent.wait()
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            async def send(message: dict[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+                    closes.append((b"connection", b"close") in message["headers"])
+
+            headers = [(b"content-type", b"application/x-ndjson"), (b"host", b"a")]
+            scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/api/import"}
+            more = {"asgi": {"version": "3.0"}, "query_string": b"", "headers": headers, "root_path": ""}
+            await edge.api({**scope, **more, "server": ("a", 1), "client": ("b", 1)}, receive, send)
+
+        closes: list[bool] = []
+        slow = [asyncio.create_task(ask()) for _ in range(MAX_OPEN)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await ask()
+        assert (statuses, closes) == ([503], [True])
+        is_sent.set()
+        await asyncio.gather(*slow)
+        await ask()
+        assert statuses == [503] + [200] * (MAX_OPEN + 1)
+
+    asyncio.run(scenario())
 
 
 # Over several nodes.
