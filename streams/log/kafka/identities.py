@@ -24,6 +24,7 @@ class TransactionalIds:
         self._end = end
         self._lock = threading.Lock()
         self._at = 0
+        self._is_doubted = False
 
     @property
     def current(self) -> str:
@@ -36,7 +37,20 @@ class TransactionalIds:
             if stuck != self.current:
                 return
             self._at = (self._at + 1) % len(self._ids)
+            self._is_doubted = False
         self._end(stuck)
+
+    def doubt(self, slow: str) -> None:
+        """The coordinator did not give *slow* in time: it may be stuck, or Kafka slow. Leave it the second time, since
+        another id is more work for all, and no remedy where everything is slow."""
+        with self._lock:
+            is_second, self._is_doubted = self._is_doubted, True
+        if is_second:
+            self.leave(slow)
+
+    def given(self) -> None:
+        """The coordinator gives the current id."""
+        self._is_doubted = False
 
 
 def owner_of(transactional_id: str, prefix: str) -> str | None:

@@ -69,8 +69,9 @@ _REFUSED = (
     UnsupportedForMessageFormatError,
 )
 
-#: A leader that is there takes records in some milliseconds, with its replicas; an election takes longer than this.
-_ACKNOWLEDGE_S = 1.5
+#: Of an append's time: how long leaders may take to take its records, while others have, and while nobody has. Those
+#: that are there need milliseconds. What is given up too early has to be done again, which a slow Kafka needs least.
+_PATIENCE_SHARES = (0.5, 0.8)
 _INIT_SHARE = 0.6  # of the time left that an id may take to be free, before it counts as stuck
 _REFRESH_S = 0.5
 
@@ -235,8 +236,11 @@ class Producing:
         try:
             producer.init_transactions()
         except KafkaTimeoutError:
-            self._leave_id()  # What it left may be stuck.
+            if self._ids is not None:
+                self._ids.doubt(self._id)
             raise
+        if self._ids is not None:
+            self._ids.given()
         for name in self._names:  # They are known, unless an answer was lost; the first append would wait for them.
             producer.partitions_for(name)
 
@@ -252,10 +256,17 @@ class Producing:
         should not have to.
         """
         ends: dict[TopicPartition, int] = {}
-        patience = Deadline.after(min(_ACKNOWLEDGE_S, deadline.remaining_s(self._clock) * 0.6), self._clock)
+        left_s = deadline.remaining_s(self._clock)
+        for share in _PATIENCE_SHARES:
+            patience = Deadline.after(left_s * share - (left_s - deadline.remaining_s(self._clock)), self._clock)
+            for future in sent:
+                if not future.is_done:
+                    _wait(future, patience.remaining_s(self._clock))
+            if any(future.succeeded() for future in sent):
+                break
         for future in sent:
             try:
-                metadata = future.get(timeout=patience.remaining_s(self._clock))
+                metadata = future.get(timeout=0)
             except KafkaTimeoutError as error:
                 raise _SilentError(_not_acknowledged(sent)) from error
             partition = TopicPartition(metadata.topic, metadata.partition)
@@ -352,6 +363,12 @@ def _root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
 def _are_acknowledged(sent: Sequence[Any]) -> bool:
     """Say whether the brokers took all records; nothing is waited for."""
     return all(future.succeeded() for future in sent)
+
+
+def _wait(future: Any, timeout_s: float) -> None:
+    """Return when *future* is done, or after *timeout_s*."""
+    with contextlib.suppress(Exception):  # What it was is looked at by who asks next.
+        future.get(timeout=timeout_s)
 
 
 def _not_acknowledged(sent: Sequence[Any]) -> set[TopicPartition]:
