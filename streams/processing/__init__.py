@@ -2,7 +2,8 @@
 
 from streams.processing.errors import QUARANTINE, SKIP, STOP, ErrorPolicy
 from streams.processing.output import OutputRecord, StoreRow, TaskOutput
-from streams.processing.task import StoreView, SubTopologyTask
+from streams.processing.stores import StoreView, committed_store
+from streams.processing.task import SubTopologyTask
 from streams.processing.view import TaskStoreView
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "SubTopologyTask",
     "TaskOutput",
     "TaskStoreView",
+    "committed_store",
 ]

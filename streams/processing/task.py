@@ -14,41 +14,28 @@ aborted is simply done again by a new task. (Wall-clock punctuations and users' 
 does.)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from streams.errors import ProcessingFailed, SerdeUnavailable
 from streams.processing.compile import PartitionCount, compile_nodes
 from streams.processing.context import TaskState
 from streams.processing.errors import QUARANTINE, SKIP, STOP, ErrorPolicy, quarantined
 from streams.processing.output import OutputRecord, StoreRow, TaskOutput
+from streams.processing.stores import StoreView, open_store, overlay_of, times_of
 from streams.records import Record
-from streams.stores.base import Getter
-from streams.stores.membership import MembershipStore
 from streams.stores.overlay import OverlayStore
 from streams.stores.sessions import SessionStore
 from streams.stores.typed import KeyValueStore
 from streams.stores.windows import WindowStore
 from streams.topology.nodes import Process
-from streams.topology.stores import StoreKind, StoreSpec
+from streams.topology.stores import StoreSpec
 from streams.topology.subtopology import SubTopology
 
 __all__ = ["StoreView", "SubTopologyTask", "TaskCounters"]
 
 _STREAM_TIME = "stream-time"
-
-
-class StoreView(Protocol):
-    """The stores of a task as they were committed: bytes by store and key."""
-
-    def getter(self, store: str) -> Getter:
-        """Return the function that reads a row by key."""
-        ...
-
-    def scan(self, store: str, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        """Return the rows with start <= key < stop in the order of bytes."""
-        ...
 
 
 @dataclass(slots=True)
@@ -86,9 +73,7 @@ class SubTopologyTask:
         self.partition = partition
         self._policy = ErrorPolicy() if policy is None else policy
         self._partition_count = partition_count
-        self._overlays = {
-            name: OverlayStore(name, view.getter(name), _scanner(view, name)) for name in subtopology.stores
-        }
+        self._overlays = {name: overlay_of(view, name) for name in subtopology.stores}
         self._changelogs = {name: subtopology.changelog_of(name) for name in subtopology.stores}
         self.stores: dict[str, Any] = {}
         self._state = TaskState(stores=self.stores, global_stores=global_stores or {}, now_ms=now_ms)
@@ -97,7 +82,7 @@ class SubTopologyTask:
         self._records: list[OutputRecord] = []
         self._sealed: list[list[OverlayStore]] = []
         self._times: KeyValueStore[str, int] | None = None
-        self._open_stores(stream_time_ms)
+        self._open_stores(stream_time_ms, view)
         self._entries = compile_nodes(
             subtopology,
             self._state,
@@ -186,23 +171,16 @@ class SubTopologyTask:
             close()
         self._state.closers.clear()
 
-    def _open_stores(self, stream_time_ms: int) -> None:
+    def _open_stores(self, stream_time_ms: int, view: StoreView) -> None:
         state, record = self._state, self._record
-        specs = dict(self.subtopology.stores)
+        state.kept_times = times_of(self.subtopology, view)
         times = self.subtopology.times_store
-        if times is not None:
-            self._times = KeyValueStore(specs.pop(times), self._overlays[times], record)
-            state.kept_times = dict(self._times.all())
-        for name, spec in specs.items():
-            rows = self._overlays[name]
-            if spec.kind is StoreKind.WINDOW:
-                self.stores[name] = WindowStore(spec, rows, record, state.moment(f"{name}/observed"))
-            elif spec.kind is StoreKind.SESSION:
-                self.stores[name] = SessionStore(spec, rows, record, state.moment(f"{name}/observed"))
-            elif spec.kind is StoreKind.MEMBERSHIP:
-                self.stores[name] = MembershipStore(spec, rows, record)
+        for name, spec in self.subtopology.stores.items():
+            store = open_store(spec, self._overlays[name], record, state.moment)
+            if name == times:
+                self._times = store
             else:
-                self.stores[name] = KeyValueStore(spec, rows, record)
+                self.stores[name] = store
         kept_ms = state.moment(_STREAM_TIME).value if self._times is not None else -1
         record.stream_time_ms = max(stream_time_ms, kept_ms)
 
@@ -294,10 +272,6 @@ class SubTopologyTask:
             raise ProcessingFailed(
                 "punctuation", topic="no record", partition=self.partition, offset=-1, reason=reason
             ) from error
-
-
-def _scanner(view: StoreView, name: str) -> Callable[[bytes, bytes | None], Iterator[tuple[bytes, bytes]]]:
-    return lambda start, stop: view.scan(name, start, stop)
 
 
 def _check_time(timestamp_ms: int) -> None:

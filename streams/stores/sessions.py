@@ -101,7 +101,7 @@ class SessionStore(Generic[K, V]):
 
     def expired_before(self) -> bytes:
         """Return the key of rows before which all have expired: they may be removed at any time."""
-        return _pack(max(0, (self._observed.value - self._retention_ms) // self._segment_ms))
+        return self.spec.expired_before(self._observed.value)
 
     def _place(self, key: K, start_ms: int, end_ms: int) -> bytes:
         return _pack(end_ms // self._segment_ms) + self._dump_key(key) + _SESSION.pack(end_ms, start_ms)

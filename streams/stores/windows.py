@@ -131,7 +131,7 @@ class WindowStore(Generic[K, V]):
 
     def expired_before(self) -> bytes:
         """Return the key of rows before which all have expired: they may be removed at any time."""
-        return _pack(max(0, (self._observed.value - self._retention_ms) // self._segment_ms))
+        return self.spec.expired_before(self._observed.value)
 
     def _bounds(self, from_ms: int, to_ms: int) -> tuple[int, int]:
         """Return the bounds within what is not expired and what was ever put."""

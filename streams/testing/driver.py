@@ -65,8 +65,7 @@ class TopologyTestDriver:
         self._global_factory = MemoryStoreFactory(max_age_ms=None, clock=self._clock)
         self._factories = [MemoryStoreFactory(max_age_ms=None, clock=self._clock) for _ in topology.subtopologies]
         self._logs: dict[Place, list[Record]] = {}
-        self._queues: dict[Place, deque[tuple[int, Record]]] = {}
-        self._written = 0
+        self._queues: dict[Place, deque[Record]] = {}  # in the order in which they began to wait
         self._unread: dict[str, deque[OutputRecord]] = {}
         self._tasks: dict[tuple[int, int], tuple[SubTopologyTask, MemoryTaskStore]] = {}
         self._global_task: tuple[SubTopologyTask, MemoryTaskStore] | None = None
@@ -251,8 +250,7 @@ class TopologyTestDriver:
     def _enqueue(self, record: OutputRecord) -> None:
         """Append *record* to its topic; whoever reads the topic gets it in its turn."""
         kept = self._keep(record)
-        self._written += 1
-        self._queues.setdefault((record.topic, record.partition), deque()).append((self._written, kept))
+        self._queues.setdefault((record.topic, record.partition), deque()).append(kept)
 
     def _is_read(self, topic: str) -> bool:
         whole = self.topology.global_subtopology
@@ -279,16 +277,14 @@ class TopologyTestDriver:
         return BYTES, BYTES
 
     def _run(self) -> None:
-        """Process everything that waits: the record with the least timestamp first, as a task with several topics
-        does."""
+        """Process everything that waits: the topic whose next record has the least timestamp first, and among equals
+        the one that has waited longest, as a task with several topics does (Kafka Streams: PartitionGroup)."""
         while self._queues:
-            place = min(
-                self._queues, key=lambda each: (self._queues[each][0][1].timestamp_ms, self._queues[each][0][0])
-            )
-            queue = self._queues[place]
-            _, record = queue.popleft()
-            if not queue:
-                del self._queues[place]
+            place = min(self._queues, key=lambda each: self._queues[each][0].timestamp_ms)  # the first of equals
+            queue = self._queues.pop(place)
+            record = queue.popleft()
+            if queue:
+                self._queues[place] = queue  # behind the others
             for task, store in self._readers_of(record):
                 task.process(record)
                 self._take(task, store)

@@ -76,6 +76,12 @@ class StoreSpec:
         """How long a segment is (Kafka Streams: half the retention, and a minute at least)."""
         return max(self.retention_ms // 2, _MIN_SEGMENT_MS)
 
+    def expired_before(self, observed_ms: int) -> bytes:
+        """Return the key of rows before which all have outlived their retention, when *observed_ms* is the greatest
+        time that was put: nobody can read them any more, and they may be removed at any time. Window and session
+        stores only."""
+        return _MOMENT.pack(max(0, (observed_ms - self.retention_ms) // self.segment_ms))
+
     def changelog_config(self) -> dict[str, str]:
         """Return the settings of the changelog topic (Kafka Streams' own, KIP-150 and after)."""
         config = {"cleanup.policy": "compact", "message.timestamp.type": "CreateTime"}

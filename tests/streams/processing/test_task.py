@@ -9,10 +9,19 @@ import pytest
 from streams.clock import SystemClock
 from streams.dsl import Processor, ProcessorRecord, StreamsBuilder, hopping, join_windows, session, tumbling
 from streams.errors import ProcessingFailed, TopologyError
-from streams.processing import QUARANTINE, SKIP, ErrorPolicy, OutputRecord, SubTopologyTask, TaskStoreView
+from streams.processing import (
+    QUARANTINE,
+    SKIP,
+    ErrorPolicy,
+    OutputRecord,
+    SubTopologyTask,
+    TaskStoreView,
+    committed_store,
+)
 from streams.records import Record
 from streams.stores.base import StoreIdentity, TaskStore
 from streams.stores.memory import MemoryStoreFactory
+from streams.topology.stores import StoreKind
 from streams.topology.subtopology import ProcessorTopology, SubTopology
 
 _MAX_UNRELEASED = 3
@@ -155,6 +164,23 @@ def test_changes_make_the_same_stores_as_rows(seed: int) -> None:
         table = state.table_of(record.topic)
         standby.keep([(table.store, *table.materialise(record))])
     assert standby.rows() == rig.rows(), f"seed {seed}"
+
+
+def test_a_query_sees_what_is_committed_and_nothing_else() -> None:
+    """Stores opened over the committed rows have what the task's have, times of retention included."""
+    (subtopology,) = everything().subtopologies
+    _, rig = straight(subtopology, records(random.Random(7), 300))
+    view = TaskStoreView(rig.store)
+    assert list(committed_store(subtopology, "count", view).all()) == list(rig.task.stores["count"].all())
+    for name, store in rig.task.stores.items():
+        if store.spec.kind is StoreKind.WINDOW:
+            assert list(committed_store(subtopology, name, view).fetch_all()) == list(store.fetch_all())
+        elif store.spec.kind is StoreKind.SESSION:
+            assert list(committed_store(subtopology, name, view).all()) == list(store.all())
+    rig.task.stores["count"].put("a", 99)
+    assert committed_store(subtopology, "count", view).get("a") != 99
+    with pytest.raises(KeyError):
+        committed_store(subtopology, "nowhere", view)
 
 
 def test_one_change_for_a_key_however_often_it_was_written() -> None:
