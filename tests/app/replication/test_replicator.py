@@ -13,11 +13,12 @@ from typing import TypeVar
 import pytest
 
 from app.replication.elasticsearch import SearchSink
+from app.replication.log_source import change_of
 from app.replication.ports import Batch, Position, SinkUnavailable, SinkUnusable, SourceExpired, Written
 from app.replication.replicator import Replicator
 from app.replication.search_client import SearchSettings
 from streams.testing.clock import FakeClock
-from tests.app.replication.world import BAD_TIME, World
+from tests.app.replication.world import BAD_TIME, TOPICS, World
 from tests.support.fake_search import FakeSearch, Fault
 
 T = TypeVar("T")
@@ -131,6 +132,29 @@ def test_nothing_is_lost_and_nothing_repeated_without_end(world: World, search: 
     # Undisturbed: 9 requests of 7 documents or fewer, one for positions, and at most one for markers with each.
     assert search.bulks <= 2 * 9 + 1 + 4 * times
     assert search.items <= 60 * (times + 2)
+
+
+def test_no_position_is_written_before_its_changes(world: World, search: FakeSearch) -> None:
+    """What could not be written whole leaves no position, not even if somebody asks for it; the rest is told."""
+    for at in range(20):
+        world.put(f"user{at}")
+    changes = [change_of(record) for record in world.log.dump(TOPICS.profiles)]
+    batch = Batch(changes, {number: Position(20, "20", 1) for number in range(world.partitions)})
+    with closing(sink_of(search)) as sink:
+        sink.ensure(world.source().describe())
+        sink.positions(frozenset(range(world.partitions)))
+        search.choose = first(Fault.SOME_BUSY)
+        with pytest.raises(SinkUnavailable) as caught:
+            sink.write(batch)
+        sink.flush()
+        assert sink.positions(frozenset(range(world.partitions))) == {}
+        rest = caught.value.rest
+        assert rest is not None
+        assert len(rest.changes) == 20 - caught.value.done.applied
+        sink.write(rest)
+        sink.flush()
+        assert sink.positions(frozenset(range(world.partitions))) == batch.positions
+    assert search.held(ALIAS) == world.wanted()
 
 
 def test_a_server_that_is_away_is_waited_for(world: World, search: FakeSearch) -> None:
