@@ -191,6 +191,7 @@ def resolve(
             found = get(row_key)
             digest = b"" if found is None else _digest(value.serialize(found[0]))
             if digest != answer.digest:
+                context.drop("overtaken-answer")
                 return
             if found is None or (answer.value is None and not is_left):
                 forward(row_key, None, timestamp_ms)
