@@ -21,7 +21,7 @@ SERVERS = [ELASTICSEARCH.name, OPENSEARCH.name]
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_round(new_rig: NewRig, server: str) -> None:
     """One short round on each kind of server, which every change to the product has to survive."""
-    new_rig(server, profiles=3_000).run(rounds=1, seconds=8, least=300)
+    new_rig(server, profiles=2_000).run(rounds=1, seconds=6, least=300)
 
 
 @pytest.mark.slow
