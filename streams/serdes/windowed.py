@@ -45,6 +45,10 @@ class TimeWindowedSerde(Generic[K]):
         """Return the bytes of *value*."""
         return self._inner.serialize(value.key) + _MOMENT.pack(value.start_ms)
 
+    def serialize_base_key(self, value: Windowed[K]) -> bytes:
+        """Return the bytes by which a record of *value* finds its partition: those of the key, whatever the window."""
+        return self._inner.serialize(value.key)
+
     def deserialize(self, data: bytes) -> Windowed[K]:
         """Return the windowed key of *data*. Raises SerializationError when they are too short."""
         if len(data) < _MOMENT.size:
@@ -70,6 +74,10 @@ class SessionWindowedSerde(Generic[K]):
     def serialize(self, value: Windowed[K]) -> bytes:
         """Return the bytes of *value*."""
         return self._inner.serialize(value.key) + _TWO_MOMENTS.pack(value.end_ms, value.start_ms)
+
+    def serialize_base_key(self, value: Windowed[K]) -> bytes:
+        """Return the bytes by which a record of *value* finds its partition: those of the key, whatever the session."""
+        return self._inner.serialize(value.key)
 
     def deserialize(self, data: bytes) -> Windowed[K]:
         """Return the windowed key of *data*. Raises SerializationError when they are too short."""

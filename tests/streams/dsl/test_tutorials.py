@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from streams.dsl import Processor, ProcessorRecord, StreamsBuilder, join_windows, tumbling
+from streams.dsl import Processor, ProcessorRecord, StreamsBuilder, join_windows, session, tumbling
+from streams.partitioner import partition_for
 from streams.serdes import JSON
 from streams.testing.driver import TopologyTestDriver
 from streams.topology.subtopology import ProcessorTopology
@@ -227,3 +228,19 @@ def test_two_streams_meet_within_their_window() -> None:
         driver.pipe_input("clicks", "ad", "click", 2000)
         driver.pipe_input("clicks", "ad", "late", 2001)
         assert driver.read_values("paid") == [("ad", "click for 0.10")]
+
+
+def test_all_windows_of_a_key_lie_in_its_partition() -> None:
+    """A reader of the output who knows the key knows the partition, as with Kafka Streams."""
+    builder = StreamsBuilder("windows")
+    clicks = builder.stream("clicks", key=str, value=str).group_by_key()
+    clicks.windowed_by(tumbling(10)).count().to_stream().to("windows")
+    clicks.windowed_by(session(5)).count().to_stream().to("sessions")
+    with TopologyTestDriver(builder.build(), partitions=16) as driver:
+        for number in range(20):
+            driver.pipe_input("clicks", "key", "", number * 10)
+        wanted = partition_for(b"key", 16)
+        for topic in ("windows", "sessions"):
+            output = driver.read_output(topic)
+            assert len(output) == 20
+            assert {record.partition for record in output} == {wanted}
