@@ -105,6 +105,23 @@ def test_who_stands_at_one_place_shares_one_answer() -> None:
     assert nothing[1].position is ring.head
 
 
+def test_who_is_some_pieces_behind_joins_there() -> None:
+    """And reads no log: at the very piece behind his place, or at the one that his place lies in."""
+    log = LogModel(Random(3))
+    ring = Ring(SEQS, log.position())
+    places = [log.position()]
+    for _ in range(4):
+        ring.add([log.write(), log.write()], log.position())
+        places.append(log.position())
+    assert [ring.join(place) for place in places] == [0, 1, 2, 3, 4]
+    first, second = log.events[2], log.events[3]
+    if first.partition != second.partition:
+        offsets = list(places[1].offsets)
+        offsets[first.partition] = first.offset + 1
+        assert ring.join(places[1]._replace(offsets=tuple(offsets))) == 1
+    assert ring.join(log.position()._replace(offsets=(0, 0, 0))) == (0 if places[0].offsets == (0, 0, 0) else None)
+
+
 def test_a_place_beyond_the_tail_does_not_join() -> None:
     """It is of another node that is further, or of a log that has lost its end: only the log knows."""
     ring = Ring(SEQS, Position((5,) * PARTITIONS, None, 1, is_whole=True))
