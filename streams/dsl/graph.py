@@ -61,7 +61,7 @@ class StreamRef:
     is_rekeyed: bool = False
     #: Repartitioned already, by the serdes: groupings and joins of one stream share the topic.
     repartitioned: dict[tuple[int, int], "StreamRef"] = field(default_factory=dict)
-    #: Of a stream that comes from a repartition topic: what decides whether records without a key get there.
+    #: Of a stream that comes straight from a repartition topic: what decides whether records without a key get there.
     need_key: NeedKey | None = None
 
     def then(
@@ -74,7 +74,8 @@ class StreamRef:
     ) -> "StreamRef":
         """Return the stream of a node below this one."""
         rekeyed = self.is_rekeyed if is_rekeyed is None else is_rekeyed
-        return StreamRef(self.graph, node, key, value, self.sources, rekeyed)
+        above = None if rekeyed else self.need_key
+        return StreamRef(self.graph, node, key, value, self.sources, rekeyed, need_key=above)
 
 
 @dataclass(eq=False)

@@ -64,15 +64,14 @@ def merge(stream: StreamRef, other: StreamRef) -> StreamRef:
 def in_place(stream: StreamRef, base_name: str, *, keeps_null_keys: bool = False) -> StreamRef:
     """Return *stream* with equal keys in one partition: as it is, or after a repartition topic, which is made once for
     each re-keyed stream, however many groupings and joins it has."""
-    if not stream.is_rekeyed:
-        return stream
-    graph = stream.graph
-    shared = (id(graph.key_of(stream.key)), id(graph.value_of(stream.value)))
-    found = stream.repartitioned.get(shared)
-    if found is None:
-        found = graph.repartition(stream, base_name, keeps_null_keys=keeps_null_keys)
-        stream.repartitioned[shared] = found
-    elif keeps_null_keys and found.need_key is not None:
+    found = stream
+    if stream.is_rekeyed:
+        graph = stream.graph
+        shared = (id(graph.key_of(stream.key)), id(graph.value_of(stream.value)))
+        if shared not in stream.repartitioned:
+            stream.repartitioned[shared] = graph.repartition(stream, base_name)
+        found = stream.repartitioned[shared]
+    if keeps_null_keys and found.need_key is not None:
         found.need_key.keeps_null_keys = True  # whoever cannot use them drops them below
     return found
 
