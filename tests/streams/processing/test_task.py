@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from streams.processing import (
     committed_store,
 )
 from streams.records import Record
-from streams.stores.base import StoreIdentity, TaskStore
+from streams.stores.base import StoreFactory, StoreIdentity, TaskStore
 from streams.stores.memory import MemoryStoreFactory
+from streams.stores.rocksdb import RocksStoreFactory
 from streams.topology.stores import StoreKind
 from streams.topology.subtopology import ProcessorTopology, SubTopology
 
@@ -30,10 +32,12 @@ _MAX_UNRELEASED = 3
 class Rig:
     """A task over a store in memory, and what a runtime does around it."""
 
-    def __init__(self, subtopology: SubTopology, policy: ErrorPolicy | None = None) -> None:
+    def __init__(
+        self, subtopology: SubTopology, policy: ErrorPolicy | None = None, factory: StoreFactory | None = None
+    ) -> None:
         self.subtopology = subtopology
         self.policy = policy
-        factory = MemoryStoreFactory(max_age_ms=None, clock=SystemClock())
+        factory = factory or MemoryStoreFactory(max_age_ms=None, clock=SystemClock())
         self.store: TaskStore = factory.open(0, tuple(subtopology.stores), StoreIdentity({}, 1, 1))
         self.changes: list[OutputRecord] = []
         self.task = self.begin()
@@ -98,9 +102,11 @@ def records(random_: random.Random, count: int) -> list[Record]:
     return found
 
 
-def straight(subtopology: SubTopology, given: list[Record]) -> tuple[list[OutputRecord], Rig]:
+def straight(
+    subtopology: SubTopology, given: list[Record], factory: StoreFactory | None = None
+) -> tuple[list[OutputRecord], Rig]:
     """Run record by record, each kept before the next."""
-    rig = Rig(subtopology)
+    rig = Rig(subtopology, factory=factory)
     made = []
     for record in given:
         rig.task.process(record)
@@ -164,6 +170,18 @@ def test_changes_make_the_same_stores_as_rows(seed: int) -> None:
         table = state.table_of(record.topic)
         standby.keep([(table.store, *table.materialise(record))])
     assert standby.rows() == rig.rows(), f"seed {seed}"
+
+
+def test_the_engine_does_not_know_which_store_it_has(tmp_path: Path) -> None:
+    """On RocksDB everything is as in memory."""
+    (subtopology,) = everything().subtopologies
+    given = records(random.Random(3), 300)
+    factory = RocksStoreFactory(tmp_path, cache_bytes=1 << 20, max_age_ms=None, clock=SystemClock())
+    made, on_disk = straight(subtopology, given, factory)
+    wanted, in_memory = straight(subtopology, given)
+    assert made == wanted
+    assert on_disk.rows() == in_memory.rows()
+    on_disk.store.close()
 
 
 def test_a_query_sees_what_is_committed_and_nothing_else() -> None:
