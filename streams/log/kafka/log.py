@@ -82,7 +82,7 @@ class KafkaLog:
         def look(partitions: frozenset[int], deadline: Deadline) -> Look:
             self._topics.describe(topics, deadline)  # An operator may have changed how many replicas a write needs.
             places = {TopicPartition(topic, number) for topic in topics for number in partitions}
-            found = self._topics.ends(places, deadline, is_committed=False, patience_s=0.0)
+            found = self._topics.ends(places, deadline, is_committed=False, patience_s=0.0, may_be_none=True)
             whole = {n for n in partitions if all(TopicPartition(topic, n) in found.writable for topic in topics)}
             return Look(found.ends, frozenset(whole))
 

@@ -117,12 +117,13 @@ class Topics:
         *,
         is_committed: bool,
         patience_s: float = math.inf,
+        may_be_none: bool = False,
     ) -> Ends:
         """Return how far *partitions* go, as far as their leaders tell; see `leaders.py` for what that is worth.
 
         With *is_committed* the offset after the last committed record, else after the last one at all. What is missing
-        is asked for again for *patience_s*, and after that as long as nothing is known at all. Raises LogUnavailable at
-        the deadline.
+        is asked for again for *patience_s*, and after that as long as nothing is known at all, unless that *may_be_none*.
+        Raises LogUnavailable at the deadline.
         """
         wanted = frozenset(partitions)
         topics = {place.topic for place in wanted}
@@ -146,7 +147,7 @@ class Topics:
             )
             known.update(found.ends)
             writable |= found.writable
-            if known.keys() >= wanted or (known and patience.has_passed(self._clock)):
+            if known.keys() >= wanted or ((known or may_be_none) and patience.has_passed(self._clock)):
                 break
             self._wait(deadline, "leaders to tell their end offsets")
         return Ends(known, writable)
