@@ -122,7 +122,7 @@ class Topics:
         """Return how far *partitions* go, as far as their leaders tell; see `leaders.py` for what that is worth.
 
         With *is_committed* the offset after the last committed record, else after the last one at all. What is missing
-        is asked for again for *patience_s*, and after that as long as nothing is known at all, unless that *may_be_none*.
+        is asked for again for *patience_s*, and after that as long as nothing is known at all, unless *may_be_none*.
         Raises LogUnavailable at the deadline.
         """
         wanted = frozenset(partitions)
