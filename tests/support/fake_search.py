@@ -152,6 +152,9 @@ class FakeSearch:
                 return self._change_aliases(json.loads(body)["actions"])
             case ("POST", "_search", "scroll"):
                 return self._page(json.loads(body)["scroll_id"])
+            case ("DELETE", name, "_doc", key):
+                found = self._resolve(name)
+                return Reply(200, {}) if found and found.docs.pop(key, None) else _missing(name)
             case (_, name, operation):
                 return self._of_index(method, name, operation, query, body)
         return None
@@ -222,6 +225,8 @@ class FakeSearch:
             return Reply(400, {"error": {"type": "illegal_argument_exception"}})
         lines = body.splitlines()
         index = self._resolve(name)
+        if index is None and not requires_alias:  # as `action.auto_create_index` has it by default
+            index = self.indices[name] = Index({"mappings": {}})
         is_missing = index is None or (requires_alias and name in self.indices)
         items = []
         for action, source in zip(lines[::2], lines[1::2], strict=True):

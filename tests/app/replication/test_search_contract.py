@@ -229,18 +229,31 @@ def test_positions_are_kept_beside_the_data_and_never_go_back(place: Place) -> N
 
 
 def test_an_index_that_was_set_back_is_noticed(place: Place) -> None:
-    """Restored from a snapshot, the index has older positions: whoever writes to it has to go back to them."""
+    """Restored from a snapshot, the index has older positions, or none: whoever writes to it has to go back to them."""
     sink = place.opened()
-    sink.write(Batch((), {0: Position(7, "seven", 70)}))
+    sink.write(Batch((), {0: Position(7, "seven", 70), 1: Position(3, "three", 30)}))
     sink.flush()
     (index,) = place.indices()
-    place.request("DELETE", index)
-    place.opened()  # an empty one instead
+    place.request("DELETE", f"{index}/_doc/position-0")
     sink.write(Batch((), {0: Position(8, "eight", 80)}))
-    with pytest.raises(SinkMoved):
+    with pytest.raises(SinkMoved, match="set back"):
         sink.flush()
+    assert sink.positions(ALL) == {1: Position(3, "three", 30)}
+
+
+def test_an_index_that_was_removed_is_noticed(place: Place) -> None:
+    """Also when there is one of the same name again."""
+    sink = place.opened()
+    (index,) = place.indices()
+    place.request("DELETE", index)
+    place.opened()
+    assert place.indices() == [index]
+    for action in (lambda: sink.write(batch(state(uid(), 8))), lambda: sink.positions(ALL)):
+        with pytest.raises(SinkMoved):
+            action()
     sink.ensure(SOURCE)
     assert sink.positions(ALL) == {}
+    assert place.found() == {}
 
 
 def test_two_that_begin_at_the_same_time_make_one_index(place: Place) -> None:
