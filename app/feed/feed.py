@@ -61,7 +61,7 @@ class ConnectionCounter(Protocol):
 
 
 class Feed:
-    """See the module. `start` need not be called: it begins with the first request."""
+    """See the module. It begins with the first request, and `stop` ends it."""
 
     def __init__(
         self, *, log: Log, topic: str, node: Node, signer: Callable[[], Signer], clock: Clock, max_listeners: int
