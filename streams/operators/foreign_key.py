@@ -125,7 +125,7 @@ def subscribe(
             else:
                 if is_moved:
                     send(old_foreign, REMOVE)
-                send(new_foreign, TELL_IF_FOUND if old_foreign is None else TELL_ALWAYS)
+                send(new_foreign, TELL_ALWAYS if is_moved else TELL_IF_FOUND)
 
         return process
 
