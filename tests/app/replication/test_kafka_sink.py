@@ -209,6 +209,7 @@ def test_a_position_alone_is_kept_by_a_flush(rig: Rig) -> None:
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(400)
 def test_two_clusters_that_copy_each_other_do_not_send_a_record_round(
     own_cluster: Callable[..., Any], rig: Rig
 ) -> None:
@@ -282,6 +283,7 @@ def test_what_was_aborted_before_the_first_commit_does_not_look_like_somebody_el
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(400)
 def test_the_copy_of_a_service_can_be_made_a_service_again(rig: Rig, tmp_path: Path) -> None:
     """The whole way of docs/replication-kafka.md: the feed of a node on the embedded log is copied, with the documented
     headers; the program of docs/events.md takes the profiles out of the copy; and a new service, into which they are
