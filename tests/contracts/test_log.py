@@ -334,6 +334,21 @@ def test_the_barrier_is_the_end_of_all_topics_of_the_owned_partitions(member: Me
     assert barrier == member.ends()
 
 
+def test_a_look_shows_the_ends_of_some_tasks_and_that_they_take_appends(member: Member) -> None:
+    """As the fence before it, for the tasks that are asked about, while all goes on; and what can be learned of ends
+    is all of them when nothing is the matter."""
+    assert member.writer is not None
+    member.put(b"k", b"v", partition=1)
+    barrier = member.fence()
+    look = member.writer.look(frozenset({0, 1}), soon()).result(WAIT_S)
+    assert look.writable == {0, 1}
+    assert look.ends == {at: end for at, end in barrier.items() if at.partition in (0, 1)}
+    end = member.put(b"k", b"w", partition=1)
+    at = TopicPartition(member.first, 1)
+    assert member.writer.look(frozenset({1}), soon()).result(WAIT_S).ends[at] >= end
+    assert member.log.end_offsets(list(barrier), soon(), is_partial=True) == member.ends()
+
+
 def test_a_fenced_writer_appends_nothing_any_more(member: Member) -> None:
     """A second writer's barrier holds: the first one's next append is refused and adds nothing, now or later."""
     old = member.writer
