@@ -34,7 +34,7 @@ class Bug(NamedTuple):
 
 BUGS = [
     Bug("position_before_the_batch", {"lost", "alive", "differs"}, fault="slow_write", profiles=MANY),
-    Bug("away_taken_as_done", {"lost", "alive", "differs"}, profiles=MANY),
+    Bug("away_taken_as_done", {"lost", "alive", "differs"}, fault="slow_write", profiles=MANY),
     Bug("no_versions", {"alive", "differs"}, fault="slow_write", replicators=2),
     Bug("real_deletes", {"alive"}, fault="slow_write", replicators=2),
     Bug("deletes_left_out", {"alive"}),
