@@ -27,7 +27,16 @@ from tests.golden.format import Case, case_names, load_case, load_corpus, load_e
 from tests.golden.runner import differences
 
 # Cases in which `streams` does something else than Kafka Streams, and why that is right.
-DIFFERENT: dict[str, str] = {}
+_OUTDATED = (
+    "the same records; but Kafka Streams counts an outdated answer between the two sides as a dropped record, and "
+    "nothing of the user's was dropped"
+)
+DIFFERENT: dict[str, str] = {
+    "foreign_key_join_empty_value": "an empty text is a value: Kafka Streams loses it on its way back to the left "
+    "side, where no bytes stand for both an empty value and none (SubscriptionResponseWrapperSerde)",
+    "foreign_key_join_with_itself": _OUTDATED,
+    "foreign_key_join_with_itself_moves": _OUTDATED,
+}
 
 BYTE_SERDES: dict[str, Any] = {
     "string": STRING,
