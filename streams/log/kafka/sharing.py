@@ -17,6 +17,7 @@ from streams.log.kafka.settings import KafkaSettings, member_config
 logger = logging.getLogger(__name__)
 
 _POLL_MS = 200
+_LOOK_AGAIN_S = 0.05
 _CLOSE_S = 3.0
 
 
@@ -50,6 +51,9 @@ class KafkaSharing:
                 if consumer is None:
                     consumer = open_client(KafkaConsumer, member_config(self._settings))
                     consumer.subscribe([self._topic], listener=_Paused(consumer))
+                    # A leader that knows no partitions assigns none, and joins once more (see `membership`).
+                    while self._topic not in consumer.topics() and not self._must_stop.wait(_LOOK_AGAIN_S):
+                        pass
                 consumer.poll(timeout_ms=_POLL_MS)
                 self._note(consumer)
                 self._is_known_broken = False

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from app.cli.main import main
+from app.replication import verify as verification
 from tests.e2e.conftest import NewService, kafka_environment
 from tests.e2e.conftest import broker as broker  # the fixture
 from tests.e2e.conftest import new_service as new_service  # the fixture
 from tests.support.broker import free_ports
 from tests.support.fake_search import FakeSearch
 from tests.support.service import Service
+
+pytestmark = pytest.mark.timeout(300)  # processes of Python start slowly on a busy machine
 
 WAIT_S = 40.0
 ALIAS = "profiles"
@@ -48,9 +51,14 @@ def names(search: FakeSearch) -> set[str]:
 
 
 def test_the_whole_way_on_the_embedded_log(
-    new_service: NewService, search: FakeSearch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    new_service: NewService,
+    search: FakeSearch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Created, found, deleted, gone; the node is killed and comes back; the replicator is told to stop, and asked."""
+    monkeypatch.setattr(verification, "PATIENCE_S", 0.1)
     node = new_service("node").start()
     port = str(free_ports(1)[0])
     arguments = ("replicate", "elasticsearch", "--url", search.url)
