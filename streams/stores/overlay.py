@@ -61,10 +61,14 @@ class OverlayStore:
 
     def put(self, key: bytes, row: bytes | None) -> None:
         """Set the row of *key*; None removes it."""
+        if self._journal is not None:
+            self._journal.append((key, self._layer.rows.get(key, _ABSENT)))
+        self.put_for_good(key, row)
+
+    def put_for_good(self, key: bytes, row: bytes | None) -> None:
+        """Do as `put`, with a row that `undo` leaves: what is in a source topic is in its table, whatever follows."""
         layer = self._layer
         rows = layer.rows
-        if self._journal is not None:
-            self._journal.append((key, rows.get(key, _ABSENT)))
         if layer.keys is not None and key not in rows:
             insort(layer.keys, key)
         rows[key] = row

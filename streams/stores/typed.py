@@ -54,8 +54,8 @@ class KeyValueStore(Generic[K, V]):
             self._rows.put(self._dump_key(key), _pack(moment) + self._dump_value(value))
 
     def put_bytes(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
-        """Set a row as it came from the source topic that is this store's changelog."""
-        self._rows.put(key, None if value is None else _pack(timestamp_ms) + value)
+        """Set a row as it came from the source topic that is this store's changelog; no error policy takes it back."""
+        self._rows.put_for_good(key, None if value is None else _pack(timestamp_ms) + value)
 
     def put_if_absent(self, key: K, value: V) -> V | None:
         """Set the value of *key* unless it has one; return the one that it had."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from streams.errors import PoisonRecord
 from streams.partitioner import partition_for
 from streams.processing import ErrorPolicy, OutputRecord, SubTopologyTask, TaskOutput, TaskStoreView
 from streams.records import Headers, Record
@@ -231,9 +232,10 @@ class TopologyTestDriver:
         partitions = range(max(self._partitions.values())) if subtopology.is_global else (partition,)
         for table in subtopology.state.tables:
             for record in (each for p in partitions for each in self._logs.get((table.topic, p), ())):
-                if record.key is None:
-                    continue
-                key, row = table.materialise(record)
+                try:
+                    key, row = table.materialise(record)
+                except PoisonRecord:
+                    continue  # the task that processed it had no row of it, either
                 if row is None:
                     batch.delete(table.store, key)
                 else:

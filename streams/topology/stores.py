@@ -110,7 +110,10 @@ class StoreSpec:
             raise PoisonRecord("no-key")
         if self.source_topic is not None:
             self._check(key, value)
-        timestamp_ms = self._time_of(record)
+        try:
+            timestamp_ms = self._time_of(record)
+        except Exception as error:
+            raise PoisonRecord("no-time", str(error)) from error
         return self.row_key(key), None if value is None else _MOMENT.pack(timestamp_ms) + value
 
     def change_of(self, row_key: bytes) -> bytes:
