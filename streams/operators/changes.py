@@ -16,7 +16,6 @@ class ChangeSerde:
     """`Change` in bytes. At least one of its values is not None."""
 
     __slots__ = ("_value", "name")
-    ordered = False
 
     def __init__(self, value: Serde[Any]) -> None:
         self.name = f"change<{value.name}>"

@@ -44,7 +44,6 @@ class SubscriptionSerde:
     """Subscriptions in bytes: wish (1), partition (4), length of the digest (1), digest, key of the left row."""
 
     name = "subscription"
-    ordered = False
 
     def serialize(self, value: Subscription) -> bytes:
         """Return the bytes of *value*."""
@@ -63,7 +62,6 @@ class AnswerSerde:
     """Answers in bytes: partition (4), length of the digest (1), digest, whether there is a row (1), the row."""
 
     name = "answer"
-    ordered = False
 
     def serialize(self, value: Answer) -> bytes:
         """Return the bytes of *value*."""

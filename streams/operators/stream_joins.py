@@ -30,7 +30,6 @@ class WaitingSerde:
     """`Waiting` in bytes, in its order."""
 
     name = "waiting"
-    ordered = True
 
     def __init__(self, key: Serde[Any]) -> None:
         self._key = key
@@ -49,7 +48,6 @@ class ListSerde:
     """The values of records with one key and time, in the order in which they came, each with its length before it."""
 
     name = "list"
-    ordered = False
 
     def serialize(self, value: list[bytes]) -> bytes:
         """Return the bytes of *value*."""

@@ -34,7 +34,6 @@ class HeldSerde:
     headers."""
 
     name = "held"
-    ordered = False
 
     def __init__(self, value: Serde[Any]) -> None:
         self._value = value

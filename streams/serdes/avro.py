@@ -27,8 +27,6 @@ _MAX_PARSED = 1000
 class AvroSerde:
     """Values of one schema."""
 
-    ordered = False
-
     def __init__(
         self,
         registry: SchemaRegistry,

@@ -20,15 +20,11 @@ T = TypeVar("T")
 class Serde(Protocol[T]):
     """Serialiser and deserialiser of one type of values. Any thread.
 
-    `name`: how messages and `describe` call it. `ordered`: whether the order of the bytes is the order of the values,
-    so that a range of keys means what it says.
+    `name`: how messages and `describe` call it.
     """
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def ordered(self) -> bool: ...
 
     def serialize(self, value: T) -> bytes:
         """Return the bytes of *value*. Raises SerializationError for a value that is not of this serde's type."""
@@ -45,13 +41,10 @@ class FunctionSerde(Generic[T]):
     For a user's own format: `FunctionSerde("point", dump=..., load=...)`.
     """
 
-    __slots__ = ("_dump", "_load", "name", "ordered")
+    __slots__ = ("_dump", "_load", "name")
 
-    def __init__(
-        self, name: str, *, dump: Callable[[T], bytes], load: Callable[[bytes], T], ordered: bool = False
-    ) -> None:
+    def __init__(self, name: str, *, dump: Callable[[T], bytes], load: Callable[[bytes], T]) -> None:
         self.name = name
-        self.ordered = ordered
         self._dump = dump
         self._load = load
 

@@ -40,7 +40,6 @@ class JsonSerde:
     """
 
     __slots__ = ("_dump", "_load", "name")
-    ordered = False
 
     def __init__(
         self,

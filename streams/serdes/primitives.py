@@ -21,7 +21,6 @@ class StringSerde:
 
     __slots__ = ()
     name = "str"
-    ordered = True  # UTF-8 keeps the order of code points
 
     def serialize(self, value: str) -> bytes:
         """Return the UTF-8 of *value*. Raises SerializationError for anything but text without lone surrogates."""
@@ -70,13 +69,13 @@ def _load_bool(data: bytes) -> bool:
 
 
 STRING = StringSerde()
-BYTES: FunctionSerde[bytes] = FunctionSerde("bytes", dump=_bytes, load=_bytes, ordered=True)
+BYTES: FunctionSerde[bytes] = FunctionSerde("bytes", dump=_bytes, load=_bytes)
 #: 4 bytes.
 INTEGER: FunctionSerde[int] = FunctionSerde("int32", dump=_INT.pack, load=_load_int)
 #: 8 bytes: what `count` stores.
 LONG: FunctionSerde[int] = FunctionSerde("int64", dump=_LONG.pack, load=_load_long)
 DOUBLE: FunctionSerde[float] = FunctionSerde("float64", dump=_DOUBLE.pack, load=_load_double)
-BOOLEAN: FunctionSerde[bool] = FunctionSerde("bool", dump=_dump_bool, load=_load_bool, ordered=True)
+BOOLEAN: FunctionSerde[bool] = FunctionSerde("bool", dump=_dump_bool, load=_load_bool)
 UUID_TEXT: FunctionSerde[UUID] = FunctionSerde(
-    "uuid", dump=lambda value: str(value).encode("ascii"), load=lambda data: UUID(data.decode("ascii")), ordered=True
+    "uuid", dump=lambda value: str(value).encode("ascii"), load=lambda data: UUID(data.decode("ascii"))
 )

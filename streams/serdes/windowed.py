@@ -34,7 +34,6 @@ class TimeWindowedSerde(Generic[K]):
     """Windowed keys of windows of *size_ms*: key, start (8 bytes)."""
 
     __slots__ = ("_inner", "_size_ms", "name")
-    ordered = False  # a key that is the beginning of another mixes with its windows
 
     def __init__(self, inner: Serde[K], size_ms: int) -> None:
         self.name = f"windowed<{inner.name}>"
@@ -65,7 +64,6 @@ class SessionWindowedSerde(Generic[K]):
     """Windowed keys of sessions: key, end, start (8 bytes each)."""
 
     __slots__ = ("_inner", "name")
-    ordered = False
 
     def __init__(self, inner: Serde[K]) -> None:
         self.name = f"session<{inner.name}>"
