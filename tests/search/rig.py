@@ -5,7 +5,6 @@ drawn from the seed before the round begins, so that a seed replays it as far as
 """
 
 import json
-import math
 import os
 import random
 import time
@@ -75,17 +74,6 @@ def draw_faults(rng: random.Random, victims: Mapping[str, Sequence[str]], *, sec
     return sorted(faults)
 
 
-def with_sleeper(
-    rng: random.Random, faults: Sequence[Fault], replicators: Sequence[str], seconds: float
-) -> list[Fault]:
-    """Add one of *replicators* that is frozen in the midst of the round, and wakes up only after everything: whatever
-    it holds in its hands then is old, since another one has done its work."""
-    sleeper = rng.choice(replicators)
-    at_s = rng.uniform(0.3, 0.7) * seconds
-    kept = [fault for fault in faults if fault.victim != sleeper]
-    return sorted([*kept, Fault(at_s, sleeper, "freeze", math.inf)])
-
-
 @dataclass
 class Rig:
     """Everything of one test. Not thread-safe; faults are carried out on the thread that made the processes."""
@@ -113,42 +101,45 @@ class Rig:
         rng = random.Random(f"{self.seed}/{number}")
         victims = {name: ("kill",) if name == "service" else ("kill", "freeze") for name in self._processes}
         faults = draw_faults(rng, victims, seconds=seconds)
-        sleepers: list[Service] = []
-        if len(self.replicators) > 1:
-            faults = with_sleeper(rng, faults, [name for name in victims if name.startswith("replicator")], seconds)
-            sleepers = [self.replicators[int(one.victim[-1])] for one in faults if one.lasts_s == math.inf]
         before = self.churn.acknowledged
         self.churn.start()
         try:
             self._carry_out(faults, seconds)
-            self.restore(sleepers)
-            end = time.monotonic() + 120
-            while self.churn.acknowledged < before + least:
-                assert time.monotonic() < end, f"void: only {self.churn.acknowledged - before} writes were acknowledged"
-                time.sleep(0.05)
+            self.restore()
+            self._wait_for_changes(before + least)
         finally:
             self.churn.stop()
+        context = f"CHAOS_SEED={self.seed}, round {number}"
+        if len(self.replicators) > 1:
+            self._wait_until_equal(self.fold(), context)
+            self._sleep_through(rng.choice(self.replicators), least, context)
         changes = self.churn.acknowledged - before
-        took_s = self.compare(f"CHAOS_SEED={self.seed}, round {number}", sleepers)
+        took_s = self.compare(context)
         kinds = ", ".join(
             f"{fault.victim} {fault.action} {fault.lasts_s:.1f} s at {fault.at_s:.1f}" for fault in faults
         )
         print(f"round {number}: {changes} changes; equal after {took_s:.1f} s; {kinds}", flush=True)
 
-    def compare(self, context: str, sleepers: Sequence[Service] = ()) -> float:
-        """Return how many seconds it took until the index was right; then wake the *sleepers*, end all replicators in
-        an orderly way, see that the index stayed right and that searches find what they must, and start them again."""
+    def _sleep_through(self, sleeper: Service, least: int, context: str) -> None:
+        """Freeze *sleeper* in the midst of its work, let another one do it, and wake it up when all is done: what it
+        has in its hands then is old."""
+        before = self.churn.acknowledged
+        self.churn.start()
+        try:
+            self._wait_for_changes(before + least // 3)
+            sleeper.freeze()
+            self._wait_for_changes(before + least)
+        finally:
+            self.churn.stop()
+        self._wait_until_equal(self.fold(), context)
+        sleeper.thaw()
+
+    def compare(self, context: str) -> float:
+        """Return how many seconds it took until the index was right; then end the replicators in an orderly way, see
+        that it stayed right and that searches find what they must, and start the replicators again."""
         fold = self.fold()
         begun = time.monotonic()
-        while found := self._differences(fold):
-            for one in self.replicators:
-                assert one.is_running, f"a replicator has ended with {one.exit_code}; {context}\n{one.tail()}"
-            if time.monotonic() > begun + self.quiet_timeout_s:
-                self._fail(found, context)
-            time.sleep(0.2)
-        took_s = time.monotonic() - begun
-        for one in sleepers:
-            one.thaw()
+        took_s = self._wait_until_equal(fold, context)
         for one in self.replicators:
             while not _is_following(one):  # Before that a SIGTERM finds nobody who would end in an orderly way.
                 assert time.monotonic() < begun + self.quiet_timeout_s, f"not started; {context}\n{one.tail()}"
@@ -161,11 +152,26 @@ class Rig:
             one.start(is_waited_for=False)
         return took_s
 
-    def restore(self, sleepers: Sequence[Service] = ()) -> None:
-        """Let everything but *sleepers* run again: thaw, start, wait until service and server are ready."""
+    def _wait_until_equal(self, fold: Fold, context: str) -> float:
+        """Return how many seconds it took. Raises Mismatch."""
+        begun = time.monotonic()
+        while found := self._differences(fold):
+            for one in self.replicators:
+                assert one.is_running, f"a replicator has ended with {one.exit_code}; {context}\n{one.tail()}"
+            if time.monotonic() > begun + self.quiet_timeout_s:
+                self._fail(found, context)
+            time.sleep(0.2)
+        return time.monotonic() - begun
+
+    def _wait_for_changes(self, acknowledged: int) -> None:
+        end = time.monotonic() + 120
+        while self.churn.acknowledged < acknowledged:
+            assert time.monotonic() < end, f"void: {self.churn.acknowledged} writes, and not {acknowledged}"
+            time.sleep(0.05)
+
+    def restore(self) -> None:
+        """Let everything run again: thaw, start, wait until service and server are ready."""
         for process in self._processes.values():
-            if process in sleepers:
-                continue
             if process.is_running:
                 process.thaw()
             else:
@@ -204,9 +210,7 @@ class Rig:
     def _carry_out(self, faults: Sequence[Fault], seconds: float) -> None:
         """Begin each fault at its time and end it at its time; others may lie between."""
         steps = [(fault.at_s, fault, True) for fault in faults]
-        steps += [
-            (min(seconds, end_s), fault, False) for fault in faults if (end_s := fault.at_s + fault.lasts_s) < math.inf
-        ]
+        steps += [(min(seconds, fault.at_s + fault.lasts_s), fault, False) for fault in faults]
         begun = time.monotonic()
         for at_s, fault, is_begin in sorted(steps, key=lambda step: step[0]):
             time.sleep(max(0.0, begun + at_s - time.monotonic()))  # The faults are to happen at their times.
