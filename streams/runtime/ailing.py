@@ -37,7 +37,7 @@ class Ailing:
 
     def __init__(self, writer: LogWriter, clock: Clock, wakeup: Callable[[], None], timeout_s: float) -> None:
         """*wakeup* is called when a look has ended; *timeout_s* bounds each."""
-        #: Those that take nothing, or one command at a time; replaced whole, any thread may look.
+        #: Those that take nothing; replaced whole, any thread may look.
         self.partitions: frozenset[int] = frozenset()
         self._writer = writer
         self._clock = clock
@@ -131,7 +131,8 @@ class Ailing:
         for partition in look.result().writable & self._ill.keys():
             if not self._ill[partition].solos:
                 self._ill[partition].solos = 1
+        self._changed()
         return look.result()
 
     def _changed(self) -> None:
-        self.partitions = frozenset(self._ill)
+        self.partitions = frozenset(one for one, illness in self._ill.items() if not illness.solos)

@@ -181,7 +181,7 @@ class WriteSection:
 
     @property
     def ailing(self) -> frozenset[int]:
-        """The owned partitions for which the log takes little or nothing. Any thread."""
+        """The owned partitions for which the log takes nothing for now. Any thread."""
         return self._ailing.partitions
 
     def set_ready(self, partition: int) -> None:
