@@ -204,10 +204,6 @@ class Graph:
         self._stores[spec.name] = spec
         return spec.name
 
-    def has_store(self, name: str) -> bool:
-        """Say whether there is a store of that name."""
-        return name in self._stores
-
     def claim_source_changelog(self, topic: str) -> bool:
         """Say whether a store may have *topic* as its changelog: the first that asks may."""
         if topic in self._source_changelogs:

@@ -68,7 +68,6 @@ class StoreSpec:
     window_size_ms: int = 0
     has_duplicates: bool = False
     timestamp: Callable[[Record], int] | None = None
-    topic_config: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -87,7 +86,7 @@ class StoreSpec:
         config = {"cleanup.policy": "compact", "message.timestamp.type": "CreateTime"}
         if self.kind in (StoreKind.WINDOW, StoreKind.SESSION):
             config |= {"cleanup.policy": "compact,delete", "retention.ms": str(self.retention_ms + _DAY_MS)}
-        return config | dict(self.topic_config)
+        return config
 
     def row_key(self, key: bytes) -> bytes:
         """Return the key of the row for the key of a changelog record. Raises PoisonRecord for a key of no such row."""
