@@ -7,6 +7,7 @@ drawn from the seed before the round begins, so that a seed replays it as far as
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ class Rig:
 
     def _sleep_through(self, sleeper: Service, least: int, context: str) -> None:
         """Freeze *sleeper* in the midst of its work, let another one do it, and wake it up when all is done: what it
-        has in its hands then is old."""
+        has in its hands then is old. It is told to stop before it wakes: else it would read on from where it was, and
+        so mend what it spoils."""
         before = self.churn.acknowledged
         self.churn.start()
         try:
@@ -132,7 +134,10 @@ class Rig:
         finally:
             self.churn.stop()
         self._wait_until_equal(self.fold(), context)
+        os.kill(sleeper.pid, signal.SIGTERM)
         sleeper.thaw()
+        assert sleeper.wait_for_exit(60) == 0, f"exit {sleeper.exit_code} after SIGTERM; {context}\n{sleeper.tail()}"
+        sleeper.start(is_waited_for=False)
 
     def compare(self, context: str) -> float:
         """Return how many seconds it took until the index was right; then end the replicators in an orderly way, see
