@@ -1,7 +1,7 @@
 """Makes a topology of `streams` from a case, step by step with the DSL, as a user would write it.
 
-Nothing here compares. Invariant: what a case asks for and the DSL does not have raises Unsupported, and is never done
-in another way behind its back.
+Nothing here compares. Invariant: a step is one call of the DSL, and what the DSL cannot say is not done in another way
+behind its back.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,6 @@ from tests.golden.format import Case, Step, split_function
 from tests.golden.functions import KEY, KEY_INSIDE, VALUE, Maker
 
 SERDES: dict[str, Serde[Any]] = {"string": STRING, "long": LONG, "integer": INTEGER, "double": DOUBLE}
-
-
-class Unsupported(Exception):
-    """The DSL has no way to say what the case wants."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from streams.serdes import Windowed
 from streams.stores.typed import KeyValueStore
 from streams.stores.windows import WindowStore
 from streams.testing.driver import DrivenRecord, TopologyTestDriver
-from tests.golden.binding import SERDES, TopologyMaker, Unsupported
+from tests.golden.binding import SERDES, TopologyMaker
 from tests.golden.format import (
     AdvanceWallClock,
     Case,
@@ -47,8 +47,6 @@ def differences(
     """
     try:
         topology = TopologyMaker(case).build()
-    except Unsupported as error:
-        return [f"not supported: {error}"]
     except TopologyError as error:
         return [] if expected.topology_error is not None else [f"the topology is refused: {error}"]
     if expected.topology_error is not None:
