@@ -113,7 +113,7 @@ class Rig:
         context = f"CHAOS_SEED={self.seed}, round {number}"
         if len(self.replicators) > 1:
             self._wait_until_equal(self.fold(), context)
-            self._sleep_through(rng.choice(self.replicators), least, context)
+            self._sleep_through(rng, least, context)
         changes = self.churn.acknowledged - before
         took_s = self.compare(context)
         kinds = ", ".join(
@@ -121,16 +121,18 @@ class Rig:
         )
         print(f"round {number}: {changes} changes; equal after {took_s:.1f} s; {kinds}", flush=True)
 
-    def _sleep_through(self, sleeper: Service, least: int, context: str) -> None:
-        """Freeze *sleeper* in the midst of its work, let another one do it, and wake it up when all is done: what it
+    def _sleep_through(self, rng: random.Random, least: int, context: str) -> None:
+        """Freeze a replicator in the midst of its work, let another one do it, and wake it up when all is done: what it
         has in its hands then is old. It is told to stop before it wakes: else it would read on from where it was, and
         so mend what it spoils."""
+        sleeper = rng.choice(self.replicators)
         before = self.churn.acknowledged
         self.churn.start()
         try:
-            self._wait_for_changes(before + least // 3)
-            sleeper.freeze()
+            time.sleep(rng.uniform(1.5, 4.0))  # A moment as good as any, once batches are as large as they become.
             self._wait_for_changes(before + least)
+            sleeper.freeze()
+            self._wait_for_changes(self.churn.acknowledged + 2 * least)
         finally:
             self.churn.stop()
         self._wait_until_equal(self.fold(), context)

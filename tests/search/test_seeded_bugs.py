@@ -50,7 +50,7 @@ def test_a_bug_is_found(new_rig: NewRig, server: str, bug: Bug) -> None:
     rig = new_rig(server, profiles=bug.profiles, replicators=bug.replicators, bug=names)
     rig.quiet_timeout_s = QUIET_TIMEOUT_S
     with pytest.raises(Mismatch) as caught:
-        rig.run(rounds=ROUNDS, seconds=10, least=200)
+        rig.run(rounds=ROUNDS, seconds=5, least=200)
     print(caught.value.kinds)
     assert caught.value.kinds & bug.kinds, str(caught.value)
 
@@ -59,4 +59,4 @@ def test_a_bug_is_found(new_rig: NewRig, server: str, bug: Bug) -> None:
 def test_a_fault_alone_is_no_bug(new_rig: NewRig, server: str) -> None:
     """Two right replicators whose requests stall, one of which wakes up late: the index is right."""
     rig = new_rig(server, profiles=FEW, replicators=2, bug="slow_write")
-    rig.run(rounds=ROUNDS, seconds=10, least=200)
+    rig.run(rounds=ROUNDS, seconds=5, least=200)
