@@ -76,9 +76,7 @@ def parameters() -> dict[str, Document]:
         ),
         "include_docs": query("include_docs", "Send each profile, too.", enum=["true", "false"], default="false"),
         "partition": query("partition", "Only this partition.", type="integer", minimum=0),
-        "LastEventId": header(
-            LAST_EVENT_ID, "Goes before `since`: an EventSource that comes again sends it."
-        ),
+        "LastEventId": header(LAST_EVENT_ID, "Goes before `since`: an EventSource that comes again sends it."),
         "verbose": query("verbose", "Show the tasks of a ready node, too."),
         "IfMatch": header("If-Match", "The versions that the request is for, or *."),
         "IfNoneMatch": header("If-None-Match", "The versions that the client has: 304 if one is current."),

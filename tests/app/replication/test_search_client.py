@@ -5,15 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 from app.cli.main import main
 from app.replication.ports import SinkUnavailable, SinkUnusable
 from app.replication.search_client import SearchClient, SearchSettings
 from streams.errors import ConfigError
 from tests.support.fake_search import FakeSearch
-
-#: A certificate for 127.0.0.1 that vouches for itself, with its key: made for these tests, good for nothing else.
-CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
 
 def ask(settings: SearchSettings) -> int:
@@ -72,12 +70,14 @@ def test_credentials_are_sent_with_each_request(settings: dict[str, str], header
             ask(SearchSettings([search.url]))
 
 
-def test_a_server_is_believed_for_its_certificate_alone() -> None:
+def test_a_server_is_believed_for_its_certificate_alone(tmp_path: Path) -> None:
     """With the CA file; without it, the connection is refused, and nothing is sent."""
+    authority, ca_file = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
     with FakeSearch(tls=context) as search:
-        assert ask(SearchSettings([search.url], ca_file=CERTIFICATE)) == 404
+        assert ask(SearchSettings([search.url], ca_file=ca_file)) == 404
         with pytest.raises(SinkUnusable, match="PROFILES_SINK_CA_FILE"):
             ask(SearchSettings([search.url]))
 
