@@ -103,6 +103,7 @@ class Rig:
         victims = {name: ("kill",) if name == "service" else ("kill", "freeze") for name in self._processes}
         faults = draw_faults(rng, victims, seconds=seconds)
         before = self.churn.acknowledged
+        self._wait_until_following()
         self.churn.start()
         try:
             self._carry_out(faults, seconds)
@@ -145,12 +146,9 @@ class Rig:
         """Return how many seconds it took until the index was right; then end the replicators in an orderly way, see
         that it stayed right and that searches find what they must, and start the replicators again."""
         fold = self.fold()
-        begun = time.monotonic()
         took_s = self._wait_until_equal(fold, context)
+        self._wait_until_following()  # Before that a SIGTERM finds nobody who would end in an orderly way.
         for one in self.replicators:
-            while not _is_following(one):  # Before that a SIGTERM finds nobody who would end in an orderly way.
-                assert time.monotonic() < begun + self.quiet_timeout_s, f"not started; {context}\n{one.tail()}"
-                time.sleep(0.05)
             assert one.stop(timeout_s=60) == 0, f"exit {one.exit_code} after SIGTERM; {context}\n{one.tail()}"
         found = self._differences(fold) + self._search(fold)
         if found:
@@ -169,6 +167,14 @@ class Rig:
                 self._fail(found, context)
             time.sleep(0.2)
         return time.monotonic() - begun
+
+    def _wait_until_following(self) -> None:
+        """Return when every replicator has said, since it was started last, that it copies."""
+        end = time.monotonic() + self.quiet_timeout_s
+        for one in self.replicators:
+            while " replicating " not in one.log().rpartition("--- start of")[2]:
+                assert time.monotonic() < end, f"it does not start: {one.tail()}"
+                time.sleep(0.05)
 
     def _wait_for_changes(self, acknowledged: int) -> None:
         end = time.monotonic() + 120
@@ -265,11 +271,6 @@ class Rig:
         lines = "\n".join(f"  {one}" for one in found[:20])
         tails = "\n".join(one.tail(25) for one in self.replicators)
         raise Mismatch(f"{len(found)} differences; {context}\n{lines}\n{tails}", found)
-
-
-def _is_following(one: Service) -> bool:
-    """Whether the replicator has said, since it was started last, that it copies."""
-    return " replicating " in one.log().rpartition("--- start of")[2]
 
 
 def _parts(names: Iterable[str]) -> list[list[str]]:
