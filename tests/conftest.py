@@ -1,8 +1,16 @@
-"""For the whole suite: the closing line that says what did not run, and why."""
+"""For the whole suite: Ctrl-C for the processes that it starts, and the closing line that says what did not run."""
 
+import signal
 from collections import Counter
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that: the commands under
+    test could not be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,7 +1,7 @@
 """Makes tasks active: those that are owned and have applied the barrier of the last fence. The stream thread's."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from streams.clock import Clock
 from streams.runtime.housekeeping import Housekeeper
@@ -25,7 +25,9 @@ class Promotion:
         housekeeper: Housekeeper,
         clock: Clock,
         metrics: RuntimeMetrics,
+        on_change: Callable[[], None],
     ) -> None:
+        """*on_change* is told of tasks that have become active, before anybody is told that they are ready."""
         #: Of the tenures, when the group said what is owned.
         self.stamp = 0
         self._tasks = tasks
@@ -33,16 +35,17 @@ class Promotion:
         self._housekeeper = housekeeper
         self._clock = clock
         self._metrics = metrics
+        self._on_change = on_change
         self._given_at: dict[int, float] = {}  # of partitions that are on their way to being active
         self._progress = RestoreProgress(clock)
 
-    def turn(self, section: WriteSection) -> bool:
-        """Promote what has reached its barrier and tell *section* which partitions are ready; return whether any task
-        has changed its state."""
+    def turn(self, section: WriteSection) -> None:
+        """Promote what has reached its barrier, and tell *section* which partitions are ready."""
         if not section.unready:
             section.settle()
-            return False
+            return
         is_changed = False
+        ready: list[int] = []
         restoring: list[StreamTask] = []
         for partition in section.unready:
             task = self._tasks[partition]
@@ -62,13 +65,15 @@ class Promotion:
                     self._metrics.handed_over(self._clock.monotonic() - given_at)
                 self._housekeeper.write(task, task.mark_caught_up)
                 is_changed = True
+            ready.append(partition)
+        if is_changed:
+            self._on_change()  # First: who is told that this node is ready must not find that it is restoring.
+            active = sorted(p for p, task in self._tasks.items() if task.state is TaskState.ACTIVE)
+            logger.info("partitions active", extra={"partitions": active})
+        for partition in ready:
             section.set_ready(partition)
         self._progress.report(restoring)
         section.settle()
-        if is_changed:
-            active = sorted(p for p, task in self._tasks.items() if task.state is TaskState.ACTIVE)
-            logger.info("partitions active", extra={"partitions": active})
-        return is_changed
 
     def take_over(self, task: StreamTask, given_at: float) -> None:
         """The group gave the partition of *task* to this node at *given_at*, on the monotonic clock in seconds, or said

@@ -94,7 +94,7 @@ class StreamThread:
         self._is_joined = False
         self._following = Following(node_id=config.node_id, clock=clock, cleanup_delay_s=config.state_cleanup_delay_s)
         self._housekeeper = Housekeeper(clock, self.post)
-        self._promotion = Promotion(self.tasks, self._tenures, self._housekeeper, clock, metrics)
+        self._promotion = Promotion(self.tasks, self._tenures, self._housekeeper, clock, metrics, on_change)
         self._applier = Applier(
             tasks=self.tasks,
             waiters=self.waiters,
@@ -185,8 +185,7 @@ class StreamThread:
         section.start_group()
         self._table.flush()  # what is known by now must not wait for the log
         self._apply(section, section.hold(self._poll(section, timeout_s)))
-        if self._promotion.turn(section):
-            self._on_change()
+        self._promotion.turn(section)
         self._table.expire_queued(section.why_not_ready)
         self._table.flush()
         self._follow(section)

@@ -80,9 +80,11 @@ class SettledKafkaLog(KafkaLog):
     """Kafka decides a commit before it writes the markers that make it visible, some milliseconds later. A node waits
     for that by reading its records back; these tests do it here."""
 
-    def end_offsets(self, partitions: Sequence[TopicPartition], deadline: Deadline) -> dict[TopicPartition, int]:
+    def end_offsets(
+        self, partitions: Sequence[TopicPartition], deadline: Deadline, *, is_partial: bool = False
+    ) -> dict[TopicPartition, int]:
         while True:
-            ends = super().end_offsets(partitions, deadline)
+            ends = super().end_offsets(partitions, deadline, is_partial=is_partial)
             if ends == self._topics.high_watermarks(partitions, deadline):
                 return ends
 

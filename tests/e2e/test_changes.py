@@ -240,18 +240,18 @@ def test_a_listener_that_does_not_read_is_cut_off_and_can_go_on(new_service: New
 def test_listeners_take_no_connection_from_requests(new_service: NewService) -> None:
     """As many as there may be, and all other clients are served as before; one more is told to come later, and one
     that goes makes room."""
-    service = new_service(PROFILES_MAX_LISTENERS="6", PROFILES_MAX_CONNECTIONS="4").start()
+    service = new_service(PROFILES_MAX_LISTENERS="24", PROFILES_MAX_CONNECTIONS="16").start()
     streams = []
-    for _ in range(6):
+    for _ in range(24):
         streams.append(Raw(service, "/api/changes?feed=eventsource&since=now"))
         streams[-1].read_until(b"id: ")
-    for number in range(8):
+    for number in range(32):
         create(service, number)
     refused = service.request("GET", "/api/changes?feed=longpoll&since=now")
     assert (refused.status, json.loads(refused.body)["type"]) == (503, "/problems/too-many-listeners")
     assert "retry-after" in refused.headers
     streams.pop().close()
-    wait_for(lambda: metric(service, "feed_listeners") == 5, "its place is free")
+    wait_for(lambda: metric(service, "feed_listeners") == 23, "its place is free")
     Raw(service, "/api/changes?feed=eventsource&since=now").read_until(b"id: ")
     for stream in streams:
         stream.close()

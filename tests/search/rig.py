@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,8 +112,12 @@ class Rig:
         finally:
             self.churn.stop()
         context = f"CHAOS_SEED={self.seed}, round {number}"
+        self._wait_until_equal(self.fold(), context)
+        harms = [self._kill_a_replicator, self._kill_the_server, self._kill_who_waits_for_an_answer]
+        rng.shuffle(harms)
+        for harm in harms:
+            self._at_work(rng, least // 2, harm, context)
         if len(self.replicators) > 1:
-            self._wait_until_equal(self.fold(), context)
             self._sleep_through(rng, least, context)
         changes = self.churn.acknowledged - before
         took_s = self.compare(context)
@@ -121,6 +125,37 @@ class Rig:
             f"{fault.victim} {fault.action} {fault.lasts_s:.1f} s at {fault.at_s:.1f}" for fault in faults
         )
         print(f"round {number}: {changes} changes; equal after {took_s:.1f} s; {kinds}", flush=True)
+
+    def _at_work(self, rng: random.Random, least: int, harm: Callable[[random.Random], None], context: str) -> None:
+        """Do *harm* while everything works as it should: in the midst of many faults there is little to be spoiled."""
+        self._wait_until_following()
+        before = self.churn.acknowledged
+        self.churn.start()
+        try:
+            time.sleep(rng.uniform(0.5, 2.5))  # A moment as good as any, once batches are as large as they become.
+            self._wait_for_changes(before + least)
+            harm(rng)
+            self._wait_for_changes(self.churn.acknowledged + least)
+        finally:
+            self.churn.stop()
+        self.restore()
+        self._wait_until_equal(self.fold(), context)
+
+    def _kill_a_replicator(self, rng: random.Random) -> None:
+        one = rng.choice(self.replicators)
+        one.kill()
+        one.start(is_waited_for=False)
+
+    def _kill_the_server(self, rng: random.Random) -> None:
+        self.server.kill()
+        self.server.start(is_waited_for=False)
+
+    def _kill_who_waits_for_an_answer(self, rng: random.Random) -> None:
+        """What the server has been sent it carries out when it is thawed, long after its sender is dead."""
+        self.server.freeze()
+        time.sleep(rng.uniform(0.2, 1.0))
+        self._kill_a_replicator(rng)
+        self.server.thaw()
 
     def _sleep_through(self, rng: random.Random, least: int, context: str) -> None:
         """Freeze a replicator in the midst of its work, let another one do it, and wake it up when all is done: what it

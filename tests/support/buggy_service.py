@@ -52,7 +52,7 @@ def acknowledge_before_apply() -> None:
             self._table.flush()
 
     WriteSection._settle = settle_and_answer  # type: ignore[method-assign]
-    Flights.note = lambda self, overlays, group, *, is_all_applied: None  # type: ignore[method-assign]
+    Flights.note = lambda self, overlays, group, *, unready: None  # type: ignore[method-assign]
 
 
 def no_fence() -> None:

@@ -21,10 +21,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass
 class Script:
-    """Answers each request with the next of `answers`, in pieces of `piece` bytes; after None it closes."""
+    """Answers each request with the next of `answers`, in pieces of `piece` bytes; after None it closes. Between two
+    pieces it waits for `may_go_on`, if there is one."""
 
     answers: Sequence[bytes | None]
     piece: int = 100_000
+    may_go_on: asyncio.Event | None = None
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
     port: int = 0
@@ -42,7 +44,9 @@ class Script:
                     return
                 for at in range(0, len(answer), self.piece):
                     writer.write(answer[at : at + self.piece])
-                    if self.piece < len(answer):
+                    if self.may_go_on is not None:
+                        await self.may_go_on.wait()
+                    elif self.piece < len(answer):
                         await asyncio.sleep(0.001)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -174,13 +178,15 @@ def test_the_answer_to_a_request_that_was_given_up_reaches_nobody() -> None:
     """Its connection ends with it: the next request has another one."""
 
     async def run() -> None:
-        script = Script([OK.replace(b"ok", b"no"), OK], piece=len(OK) - 1)
+        may_go_on = asyncio.Event()
+        script = Script([OK.replace(b"ok", b"no"), OK], piece=len(OK) - 1, may_go_on=may_go_on)
         async with client_of(script) as client:
             asking = asyncio.create_task(client.send())
             await until(lambda: script.requests)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
+            may_go_on.set()
             assert (await client.send()).body == b"ok"
         assert script.connections == 2
 
