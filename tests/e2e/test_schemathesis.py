@@ -12,7 +12,8 @@ from tests.e2e.test_kill import seed_of_run
 
 #: Statuses that a request of a valid shape may get, and those that one of an invalid shape may get before its shape is
 #: looked at. Two checks are left out below, because OpenAPI 3.1 cannot describe the method QUERY. The change feed is
-#: asked for answers that end; those that wait, or never end, have tests of their own.
+#: asked for answers that end; those that wait, or never end, have tests of their own. To an import every text is lines:
+#: what is wrong with one is said in its place, under 200.
 SETTINGS = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "3xx", 400, 404, 409, 410, 412, 413, 414, 422, 431]
@@ -21,6 +22,10 @@ negative_data_rejection.expected-statuses = [400, 404, 405, 409, 412, 413, 414, 
 [[operations]]
 include-path = "/api/changes"
 parameters = { "query.feed" = "normal" }
+
+[[operations]]
+include-path = "/api/import"
+generation.mode = "positive"
 """
 #: It has no way of its own to send lines: they are text.
 COMMAND = """
