@@ -3,7 +3,8 @@ accepted when the socket is closed, although their clients may have sent a reque
 
 So first no more connections may come to be, then those that have are accepted, and then the socket is closed. Linux
 lets a socket have a filter; one that drops SYN makes clients try again in a second, who are then refused and turn
-elsewhere, while handshakes that have begun still end. Other systems accept what has come, and a moment's risk remains.
+elsewhere, while handshakes that have begun still end. A second is long for them, so this lasts some milliseconds only.
+Other systems accept what has come, and a moment's risk remains.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
-_LEAST_S = 0.1  # more than a handshake that has begun takes between machines of one site
-_LOOK_S = 0.01
+_LEAST_S = 0.003  # more than a handshake that has begun takes between machines of one site
+_LOOK_S = 0.001
 _LONGEST_S = 0.5
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
