@@ -51,7 +51,7 @@ def get(service: Service, target: str) -> Response:
 
 
 def compare(service: Service, model: Model) -> None:
-    """Assert that get, search and list give exactly what *model* says."""
+    """Assert that get, search and list give exactly what *model* says, and that no deleted profile can be restored."""
     cursor, listed = "", {}
     while cursor is not None:
         target = "/api/profile?limit=500" + (f"&cursor={cursor}" if cursor else "")
@@ -63,11 +63,29 @@ def compare(service: Service, model: Model) -> None:
         found = get(service, f"/api/profile/{uid}")
         if state is None:
             assert found.status == 404
+            assert restored(service, uid) == 410
             continue
         document = json.loads(found.body)
         assert (document["version"], document["username"], document["email"]) == state
         assert listed[uid] == document
         assert json.loads(get(service, f"/api/search?email={state[2]}").body) == document
+
+
+def restored(service: Service, uid: str) -> int:
+    """Return the status of restoring the profile *uid*, which asks for what is remembered of its deletion."""
+    line = {"uid": uid, "username": "u", "email": f"{uid}@mail.com", "version": 1}
+    times = dict.fromkeys(("created_at", "updated_at"), "2026-01-31T23:59:59.999Z")
+    end = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        reply = service.request(
+            "POST", "/api/import", json.dumps(line | times).encode(), {"Content-Type": "application/x-ndjson"}
+        )
+        assert reply.status == 200, reply
+        status = int(json.loads(reply.body)["status"])
+        if status != 503:
+            return status
+        assert time.monotonic() < end, f"{uid} gets 503 for {READY_TIMEOUT_S} s"
+        time.sleep(0.05)
 
 
 def flip(path: Path, rng: random.Random) -> None:
