@@ -218,7 +218,11 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
             self._body_receiver.set_complete()
 
     def _arm_keepalive_timer(self) -> None:
-        """The sweep looks at idle connections; a timer for each request would only cost time."""
+        """The connection is idle now. The sweep looks at such; a timer for each request would only cost time. But one
+        whose client closed his half between the answer and this moment asks for nothing more, and must not count
+        against the limit until the next sweep."""
+        if self._is_half_closed:
+            self.worker.loop.call_soon(self.close)
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
         return self._is_half_closed or bool(super()._will_close(request, response_requires_close))

@@ -245,7 +245,7 @@ def test_listeners_take_no_connection_from_requests(new_service: NewService) -> 
     for _ in range(24):
         streams.append(Raw(service, "/api/changes?feed=eventsource&since=now"))
         streams[-1].read_until(b"id: ")
-    for number in range(8):
+    for number in range(32):
         create(service, number)
     refused = service.request("GET", "/api/changes?feed=longpoll&since=now")
     assert (refused.status, json.loads(refused.body)["type"]) == (503, "/problems/too-many-listeners")
