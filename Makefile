@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := app streams tests benchmarks gunicorn.conf.py
+SOURCES := app streams examples tests benchmarks gunicorn.conf.py
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help run cluster test test-cluster test-search check format bench kafka chaos golden constraints clean
@@ -59,7 +59,7 @@ constraints: ## resolve all packages anew and pin them in constraints.txt
 
 clean: ## remove what was made, but never ./data
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
-	find app streams tests -name __pycache__ -type d -exec rm -rf {} +
+	find app streams examples tests -name __pycache__ -type d -exec rm -rf {} +
 
 # The first Python of 3.11 or later that runs and has venv; a shim that points nowhere is passed over.
 FIND_PYTHON = python=; for name in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3; do \

@@ -1,9 +1,8 @@
-"""The four tutorials that `streams` is made for, as their readers would write them, with their own data and results."""
+"""Topologies of tutorials, as their readers would write them, with their own data and results; see `examples`, too."""
 
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from streams.dsl import Processor, ProcessorRecord, StreamsBuilder, join_windows, session, tumbling
 from streams.partitioner import partition_for
@@ -11,33 +10,7 @@ from streams.serdes import JSON
 from streams.testing.driver import TopologyTestDriver
 from streams.topology.subtopology import ProcessorTopology
 
-PARTITIONS = 3
 DAY_MS = 24 * 3600 * 1000
-
-
-def food_orders() -> ProcessorTopology:
-    """Orders with the names of their customers, counted."""
-    builder = StreamsBuilder("food-server")
-    customers = builder.table("customer", key=str, value=str, store="customer")
-    orders = builder.stream("order", key=str, value=str)
-    orders.left_join(
-        customers, lambda food, customer: {"customer": customer or "UNKNOWN", "order": food or "UNKNOWN"}, value=dict
-    ).group_by_key().count(store="order-count")
-    return builder.build()
-
-
-def test_food_orders() -> None:
-    """Customers 1 to 7 and three orders, one with an empty key: names and counts are as the text says."""
-    with TopologyTestDriver(food_orders(), partitions=PARTITIONS) as driver:
-        for number, name in enumerate(["john", "adam", "daniel", "james", "jack", "mathew", "will"], 1):
-            driver.pipe_input("customer", str(number), name)
-        for key, food in (("1", "spagety"), ("2", "pizza"), ("", "pasta")):
-            driver.pipe_input("order", key, food)
-        customers = [dict(driver.store("customer", p).all()) for p in range(PARTITIONS)]
-        assert customers[2] == {"2": "adam", "3": "daniel"}
-        assert list(driver.store("customer", 0).range("1", "5")) == [("1", "john"), ("5", "jack")]
-        counts = [dict(driver.store("order-count", p).all()) for p in range(PARTITIONS)]
-        assert counts == [{"": 1, "1": 1}, {}, {"2": 1}]
 
 
 @dataclass(frozen=True)
@@ -178,43 +151,6 @@ def test_password_requests() -> None:
             b'{"id":30,"name":"usager","firstName":"usr01","email":"!!! Usager inconnu !!!"}',
             b'{"id":1,"name":"usager","firstName":"usr-01","email":"usager.001@mail.com"}',
         ]
-
-
-WORD = re.compile(r"\W+", re.ASCII)
-
-
-def word_count() -> ProcessorTopology:
-    """Words counted, altogether and by the minute; the counts go to a topic that observers read as a global table."""
-    builder = StreamsBuilder("wordcount")
-    lines = builder.stream("text-lines-topic", key=str, value=str)
-    words = lines.flat_map_values(lambda line: WORD.split(line.lower())).filter(lambda _, word: word != "")
-    by_word = words.select_key(lambda _, word: word).group_by_key(name="words")
-    by_word.count(store="word-count").to_stream().to("wordcount-output")
-    by_word.windowed_by(tumbling(60_000)).count(store="windowed-word-count", retention_ms=DAY_MS)
-    return builder.build()
-
-
-def test_word_count_and_its_observer() -> None:
-    """What the instances write, an application of another id has whole on every node."""
-    fact = '{"fact":"Chuck Norris can divide by zero."}'
-    observer = StreamsBuilder("wordcount-observer")
-    observer.global_table("wordcount-output", key=str, value=int, store="words-everywhere")
-    with (
-        TopologyTestDriver(word_count(), partitions=4) as driver,
-        TopologyTestDriver(observer.build(), partitions=4) as watching,
-    ):
-        driver.pipe_input("text-lines-topic", None, fact, 60_000)
-        driver.pipe_input("text-lines-topic", None, "Zero by zero", 120_001)
-        for record in driver.read_bytes("wordcount-output"):
-            watching.pipe_bytes("wordcount-output", record.key, record.value, record.timestamp_ms)
-        seen: dict[str, Any] = dict(watching.store("words-everywhere").all())
-        assert seen == {"by": 2, "can": 1, "chuck": 1, "divide": 1, "fact": 1, "norris": 1, "zero": 3}
-        windows = {
-            start: value
-            for p in range(4)
-            for start, value in driver.store("windowed-word-count", p).fetch("zero", 0, 200_000)
-        }
-        assert windows == {60_000: 1, 120_000: 2}
 
 
 def test_two_streams_meet_within_their_window() -> None:
