@@ -178,6 +178,10 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
         """Return the loop's time at which the sweep first saw the connection in its phase."""
         return self._phase_since
 
+    def has_rested(self, now: float, seconds: float) -> bool:
+        """Say whether the sweep saw the connection idle so many *seconds* ago, and nothing was asked since."""
+        return self._phase == (IDLE, self.req_count) and now - self._phase_since >= seconds
+
     def expire(self, phase: str) -> None:
         """End the connection, whose time in *phase* is over, with an answer where one can still be given."""
         self.worker.stats.timeouts[phase] += 1

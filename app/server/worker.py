@@ -2,8 +2,11 @@
 
 One worker process serves a node, since its stores have one writing process. The worker owns the event loop; it starts
 the application through the ASGI lifespan, then listens, then sweeps. Order of a stop: let the application hand its work
-over while all goes on, accept who has come and listen no more, let requests in progress end, stop the application
-(commit, close), exit; each step within `EdgeLimits`.
+over while all goes on, accept who has come and listen no more, then tell each client with his next answer that this was
+the last, let requests in progress end, stop the application (commit, close), exit; each step within `EdgeLimits`.
+
+Connections are kept as long as new ones are taken: a client who is told to close comes back at once, and whoever
+connects in the moment in which the door closes loses a second.
 """
 
 import asyncio
@@ -36,7 +39,7 @@ START_ERROR = "start_error"
 #: Key of the lifespan state under which the application finds the worker's `EdgeStats`.
 EDGE_STATS = "edge"
 #: Key of the lifespan state under which an application may leave a coroutine function. It is awaited when the worker is
-#: told to stop, before it stops accepting: answers say `Connection: close` meanwhile, so that clients turn elsewhere.
+#: told to stop, before it stops accepting: all goes on meanwhile, `/readyz` alone tells that the node is leaving.
 HAND_OVER = "hand_over"
 
 _SWITCH_INTERVAL_S = 0.0005  # the stream thread shares the interpreter lock; the default, 5 ms, starves the event loop
@@ -44,6 +47,7 @@ _GC_THRESHOLDS = (50_000, 20, 100)
 _MAX_REFUSED = 256  # refused connections that are waited for, so that their client reads the answer; more are cut off
 _REFUSED_TIMEOUT_S = 1.0
 _EVICT_AFTER_S = 1.0  # a connection that has sent nothing for this long may be closed in favour of a new one
+_LINGER_S = 0.5  # for a client who asks steadily to ask once more, and to be told that the connection ends
 
 
 class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
@@ -62,6 +66,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self._refused: dict[asyncio.Transport, float] = {}
         self._evictable: deque[EdgeProtocol] = deque()
         self._wake: asyncio.Event | None = None
+        self._is_told_to_stop = False
 
     def init_process(self) -> None:
         _raise_open_file_limit(self.limits.max_connections + self.limits.max_listeners)
@@ -87,7 +92,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self.loop.add_signal_handler(signal.SIGINT, self.handle_exit_signal)
 
     def handle_exit_signal(self) -> None:
-        self.alive = False
+        self._is_told_to_stop = True  # `alive` stays: without it every answer would close its connection
         if self._wake is not None:
             self._wake.set()
 
@@ -145,7 +150,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     async def _serve(self) -> None:
         self._wake = asyncio.Event()
-        if not self.alive:
+        if self._is_told_to_stop or not self.alive:
             return  # told to stop before it began
         heartbeat = self.loop.create_task(self._beat())
         await self._start_application()
@@ -217,9 +222,11 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
             await drain([listener.sock for listener in self.sockets])
         for server in self.servers:
             server.close()
-        deadline = self.loop.time() + self.limits.drain_timeout_s
+        self.alive = False  # From now on each answer says that it is the last of its connection.
+        closed_at = self.loop.time()
+        deadline = closed_at + self.limits.drain_timeout_s
         while self.connections and self.loop.time() < deadline and not self._quick_shutdown:
-            _close_silent(self.connections, self.loop.time())
+            _close_silent(self.connections, self.loop.time(), is_late=self.loop.time() - closed_at >= _LINGER_S)
             await asyncio.sleep(0.01)
         if self.connections:
             logger.warning("requests cut off", extra={"connections": len(self.connections)})
@@ -255,10 +262,14 @@ class _Refused(asyncio.Protocol):
         self._refused.pop(self._transport, None)
 
 
-def _close_silent(connections: Iterable[EdgeProtocol], now: float) -> None:
-    """Close those that ask nothing; who has just connected is about to."""
+def _close_silent(connections: Iterable[EdgeProtocol], now: float, *, is_late: bool) -> None:
+    """Close those that ask nothing; who has just connected is about to, and so is, until it *is_late*, who has asked a
+    moment ago: a request that meets a connection which is being closed gets no answer, and its client cannot know
+    whether it was carried out."""
     for protocol in tuple(connections):
-        if protocol.has_sent_nothing() and not protocol.is_about_to_ask(now):
+        if not protocol.has_sent_nothing() or protocol.is_about_to_ask(now):
+            continue
+        if is_late or protocol.has_rested(now, _LINGER_S):
             protocol.close()
 
 

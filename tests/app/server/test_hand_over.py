@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.config import AppConfig
+from app.server.limits import EdgeLimits
 from app.server.serving import serve
 from app.server.worker import HAND_OVER
 from tests.support.edge import GET, ROOT, Server, free_port, read_to_end
@@ -70,7 +71,7 @@ def is_answered(server: Server) -> bool:
 
 
 def test_requests_are_answered_while_the_application_hands_over(server: Server) -> None:
-    """New connections are taken for as long as it lasts, and everybody is told to turn elsewhere."""
+    """New connections are taken for as long as it lasts, and connections stay: who is told to close his comes back."""
     with server.connect() as open_before:
         open_before.sendall(GET)
         assert b"Connection: close" not in open_before.recv(4096)
@@ -78,15 +79,58 @@ def test_requests_are_answered_while_the_application_hands_over(server: Server) 
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)  # the signal is on its way
         open_before.sendall(GET)
-        reply = read_to_end(open_before)
-    assert b"Connection: close" in reply
-    assert reply.endswith(b"ok")
-    with server.connect() as new:
-        new.sendall(GET)
-        assert b"Connection: close" in read_to_end(new)
-    assert time.monotonic() - begun < HAND_OVER_S
+        reply = open_before.recv(4096)
+        assert reply.endswith(b"ok")
+        assert b"Connection: close" not in reply
+        with server.connect() as new:
+            new.sendall(GET)
+            assert b"Connection: close" not in new.recv(4096)
+        assert time.monotonic() - begun < HAND_OVER_S
     assert server.process.wait(END_S) == 0
     assert time.monotonic() - begun >= HAND_OVER_S
+
+
+@pytest.mark.parametrize("server", [0.5], indirect=True)
+def test_who_asks_steadily_is_told_before_his_connection_ends(server: Server) -> None:
+    """No connection ends under a request: each client's last answer says that it is the last."""
+    pauses_s = [0.0, 0.01, 0.1, 0.3]
+    last: dict[int, bytes] = {}
+
+    def ask_until_told(number: int) -> None:
+        with server.connect(timeout_s=END_S) as sock:
+            reply = b""
+            while b"Connection: close" not in reply:
+                sock.sendall(GET)
+                reply = sock.recv(4096)
+                last[number] = reply
+                if not reply:
+                    return
+                time.sleep(pauses_s[number % len(pauses_s)])
+            assert sock.recv(4096) == b""
+
+    clients = [threading.Thread(target=ask_until_told, args=(number,), daemon=True) for number in range(12)]
+    for client in clients:
+        client.start()
+    time.sleep(0.2)
+    server.process.send_signal(signal.SIGTERM)
+    for client in clients:
+        client.join(END_S)
+    assert server.process.wait(END_S) == 0
+    assert len(last) == len(clients)
+    assert all(reply.endswith(b"ok") and b"Connection: close" in reply for reply in last.values()), last
+
+
+@pytest.mark.parametrize("server", [0.1], indirect=True)
+def test_a_connection_that_asks_nothing_holds_nobody_up(server: Server) -> None:
+    """It is closed, long before requests in progress would be cut off."""
+    with server.connect() as silent:
+        silent.sendall(GET)
+        assert silent.recv(4096).endswith(b"ok")
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert silent.recv(4096) == b""
+        assert server.process.wait(END_S) == 0
+        assert time.monotonic() - begun < EdgeLimits().drain_timeout_s
 
 
 @pytest.mark.parametrize("server", [60], indirect=True)
