@@ -18,13 +18,15 @@ class TopicPartition(NamedTuple):
 
 
 class ProducerRecord(NamedTuple):
-    """A record to be appended. `value` None is a tombstone. The log gives offset and timestamp."""
+    """A record to be appended. `value` None is a tombstone. The log gives the offset, and with `timestamp_ms` None the
+    timestamp, too (Unix time)."""
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    timestamp_ms: int | None = None
 
 
 class Record(NamedTuple):

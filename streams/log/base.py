@@ -184,6 +184,8 @@ class LogWriter(Protocol):
     ) -> "Future[Mapping[TopicPartition, int]]":
         """Append *group* atomically; the result maps each partition written to the offset after its last record.
 
+        It may have records of other topics than the writer's own, of whatever partition: they are in the log if and
+        only if the group is, but no barrier says where they end. An error names partitions of the own topics only.
         *positions*: for each task whose partition is written, the next offset of its first topic, to be committed with
         the group (the fence of KIP-447 lies in this commit). Fails with LogUnavailable (PartitionsUnavailable when
         it is known whose fault that is), RecordRefused or Fenced (certainly nothing was appended) or OutcomeUnknown
@@ -193,6 +195,22 @@ class LogWriter(Protocol):
 
     def close(self, deadline: Deadline) -> None:
         """Stop within *deadline*. Idempotent."""
+        ...
+
+
+class LogProducer(Protocol):
+    """Appends what no fence protects: the input that programs outside send. Any thread."""
+
+    def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
+        """Append *records*, those of each partition in their order; return the offset after the last one of each.
+
+        All are durable when this returns. When it fails with LogUnavailable or OutcomeUnknown some of them may be in
+        the log: to send them again may write them twice. Raises RecordRefused for one that the log would refuse again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
         ...
 
 
@@ -221,6 +239,10 @@ class Log(Protocol):
 
     def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
         """Return the node's one writer for the co-partitioned *topics* (the first carries the offset commits)."""
+        ...
+
+    def open_producer(self) -> LogProducer:
+        """Return a new producer."""
         ...
 
     def open_membership(self, topics: Sequence[str], member: Member) -> Membership:

@@ -41,7 +41,8 @@ class Command(Protocol):
     @property
     def event_id(self) -> bytes:
         """A fresh id of this attempt, 16 bytes; each of its records must carry it in the header `ce_id` (as the text
-        of a UUID), by which it is found again after an unknown outcome."""
+        of a UUID), by which it is found again after an unknown outcome. Of a command for one partition it is enough
+        that one record of a table does: a group is in the log as a whole or not at all."""
         ...
 
     def decide(self, view: View) -> Decision:

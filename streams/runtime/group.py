@@ -16,6 +16,7 @@ from streams.topology.graph import Topology
 OverlayKey = tuple[str, int, bytes]
 Overlay = dict[OverlayKey, bytes | None]
 
+EVENT_ID = "ce_id"  # the header that carries a command's event id
 _HEADERS_BYTES = 512  # about what the headers and the framing of one record take
 
 
@@ -51,7 +52,7 @@ class GroupView:
     def __init__(self, tasks: Mapping[int, StreamTask], topology: Topology, below: Sequence[Overlay]) -> None:
         """*below*: the overlays of committed groups that are not applied yet, oldest first."""
         self._tasks = tasks
-        self._topology = topology
+        self.tables = {table.topic: table for table in topology.tables}
         self._below = tuple(reversed(below))
         self.overlay: Overlay = {}
         self.is_overlay_read = False
@@ -74,12 +75,13 @@ class GroupView:
 
     def cover(self, records: Iterable[ProducerRecord]) -> None:
         """Put *records* over the state, by the very function that will materialise them once they are read back: what
-        that would quarantine is found here, before it is written."""
-        table_of = self._topology.table_of
+        that would quarantine is found here, before it is written. Records of other topics are nobody's rows."""
+        tables = self.tables
         for record in records:
-            table = table_of(record.topic)
-            key, row = table.materialise(record)
-            self.overlay[(table.store, record.partition, key)] = row
+            table = tables.get(record.topic)
+            if table is not None:
+                key, row = table.materialise(record)
+                self.overlay[(table.store, record.partition, key)] = row
 
 
 class Group:
@@ -96,7 +98,7 @@ class Group:
         self.targets: Mapping[TopicPartition, int] = {}
         #: Of these: what has to be applied here before the callers are answered.
         self.awaited: Mapping[TopicPartition, int] = {}
-        #: Every partition that the group writes.
+        #: Every partition of a table that the group writes.
         self.partitions: set[TopicPartition] = set()
         self.size_bytes = 0
         #: It has one command alone, so that whatever becomes of it is nobody else's.
@@ -117,20 +119,23 @@ class Group:
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
         lies at or behind the records themselves."""
-        targets = self.targets
-        return {(place := TopicPartition(record[0], record[1])): targets[place] for record in records}
+        places = {TopicPartition(record[0], record[1]) for record in records} & self.partitions
+        return {place: self.targets[place] for place in places}
 
-    def records_in(self, places: Collection[TopicPartition]) -> list[ProducerRecord]:
-        """Return the records that are for *places*."""
-        return [record for record in self.records if TopicPartition(record[0], record[1]) in places]
+    def evidence_in(self, places: Collection[TopicPartition]) -> list[ProducerRecord]:
+        """Return the records that are for *places* and say of which event they are."""
+        named = [record for record in self.records if any(name == EVENT_ID for name, _ in record.headers)]
+        return [record for record in named if TopicPartition(record[0], record[1]) in places]
 
     def add(self, pending: Pending, records: Sequence[ProducerRecord], result: Any) -> None:
         """Make *pending* a member that writes *records*."""
         self.view.cover(records)
         self.records += records
         self.members.append((pending, result, records))
+        tables = self.view.tables
         for record in records:
-            self.partitions.add(TopicPartition(record.topic, record.partition))
+            if record.topic in tables:
+                self.partitions.add(TopicPartition(record.topic, record.partition))
             self.size_bytes += len(record.value or b"") + len(record.key or b"") + _HEADERS_BYTES
 
 
@@ -151,11 +156,11 @@ class Held:
             self._batches.setdefault(TopicPartition(batch.topic, batch.partition), []).append(batch)
             if note_events:
                 for record in batch.records:
-                    self.events.update(value for name, value in record.headers if name == "ce_id")
+                    self.events.update(value for name, value in record.headers if name == EVENT_ID)
 
     def has_event(self, headers: Headers) -> bool:
         """Say whether a record of the event that *headers* name was read."""
-        return any(name == "ce_id" and value in self.events for name, value in headers)
+        return any(name == EVENT_ID and value in self.events for name, value in headers)
 
     def has_any(self, task: int) -> bool:
         """Say whether anything is held for *task*."""

@@ -327,7 +327,7 @@ class WriteSection:
     def _await(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
         """*group* is in the log. Its callers wait until it is applied here; a partition that restores or was given up
         holds nobody else up."""
-        group.targets = targets
+        group.targets = targets = {at: targets[at] for at in group.partitions}
         active = {number for number in self.owned if self._tasks[number].state is TaskState.ACTIVE}
         awaited = {at: end for at, end in targets.items() if at.partition in active}
         self._fencing.raise_barrier({at: end for at, end in targets.items() if at not in awaited})
@@ -338,7 +338,7 @@ class WriteSection:
         log as a whole, or never will be."""
         self._group = None
         read = {place for place in group.partitions if place.partition in self._ready}
-        evidence = group.records_in(read)
+        evidence = group.evidence_in(read)
         if read < group.partitions:  # The rest is another node's, or out of reach.
             self._flights.doubt(group)
         if not evidence:
@@ -351,7 +351,7 @@ class WriteSection:
             return
         group.targets = self._fencing.barrier
         for pending, result, records in group.members:
-            if {TopicPartition(record[0], record[1]) for record in records} <= read:
+            if {TopicPartition(record[0], record[1]) for record in records} & group.partitions <= read:
                 self._table.answer(pending, Decided(result, group.positions_of(records)))
         self._table.answer_unknown(group.pendings)  # the others: who reads them cannot see them yet
 

@@ -200,6 +200,10 @@ class StreamTask:
                 delete(store, key)
             else:
                 put(store, key, row)
+        if table.expiry is not None:
+            for record in records:
+                for expired, stop in table.expiry(record).items() if record.offset >= position else ():
+                    batch.delete_before(expired, stop)
 
     def _quarantine(self, record: Record, poison: PoisonRecord, batch: StoreBatch) -> None:
         """Keep where and why, never the bytes: they are in the log, and may be somebody's data."""

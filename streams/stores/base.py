@@ -32,6 +32,10 @@ class StoreBatch(Protocol):
 
     def delete(self, store: str, key: bytes) -> None: ...
 
+    def delete_before(self, store: str, stop: bytes) -> None:
+        """Remove every row whose key is less than *stop*, those included that this batch has put before."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of changes."""
         ...

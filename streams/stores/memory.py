@@ -13,6 +13,8 @@ from streams.clock import Clock
 from streams.errors import StoreClosed, StoreLocked, StoreMismatch
 from streams.stores.base import Getter, StoreBatch, StoreIdentity
 
+_BEFORE = object()  # the value of a change that removes all rows before its key
+
 
 @dataclass(slots=True)
 class _Contents:
@@ -74,7 +76,7 @@ class MemoryBatch:
 
     def __init__(self, stores: Sequence[str]) -> None:
         self.stores = frozenset(stores)
-        self.changes: list[tuple[str, bytes, bytes | None]] = []
+        self.changes: list[tuple[str, bytes, bytes | object | None]] = []
 
     def put(self, store: str, key: bytes, value: bytes) -> None:
         """Set a row. Raises KeyError for an unknown store."""
@@ -84,10 +86,14 @@ class MemoryBatch:
         """Remove a row, if there is one. Raises KeyError for an unknown store."""
         self._add(store, key, None)
 
+    def delete_before(self, store: str, stop: bytes) -> None:
+        """Remove the rows before *stop*. Raises KeyError for an unknown store."""
+        self._add(store, stop, _BEFORE)
+
     def __len__(self) -> int:
         return len(self.changes)
 
-    def _add(self, store: str, key: bytes, value: bytes | None) -> None:
+    def _add(self, store: str, key: bytes, value: bytes | object | None) -> None:
         if store not in self.stores:
             raise KeyError(store)
         self.changes.append((store, key, value))
@@ -157,7 +163,11 @@ class MemoryTaskStore:
             for store, key, value in batch.changes:
                 if value is None:
                     contents.rows[store].pop(key, None)
+                elif value is _BEFORE:
+                    for gone in [each for each in contents.rows[store] if each < key]:
+                        del contents.rows[store][gone]
                 else:
+                    assert isinstance(value, bytes)
                     contents.rows[store][key] = value
             contents.positions = dict(positions)
             if caught_up_ms is not None:

@@ -140,6 +140,10 @@ class RocksBatch:
         """Remove a row, if there is one. Raises KeyError for an unknown store."""
         self._delete(key, self._handles[store])
 
+    def delete_before(self, store: str, stop: bytes) -> None:
+        """Remove the rows before *stop*: one entry in the database, however many they are. Raises KeyError."""
+        self.raw.delete_range(b"", stop, self._handles[store])
+
     def __len__(self) -> int:
         return self.raw.len()
 

@@ -22,6 +22,7 @@ from streams.errors import (
     TopicMismatch,
 )
 from streams.log.base import (
+    LogProducer,
     LogReader,
     LogWriter,
     Look,
@@ -70,7 +71,8 @@ class MemoryLog:
         self._pending: deque[_Pending] = deque()
         self._withheld: dict[TopicPartition, int] = {}
         self._away: set[TopicPartition] = set()
-        self._fenced_in: dict[str, MemoryWriter] = {}  # by node: the writer that fenced last, only it may append
+        #: By node and first topic: the writer that fenced last, only it may append.
+        self._fenced_in: dict[tuple[str, str], MemoryWriter] = {}
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
         if not self.is_reachable:
@@ -83,7 +85,8 @@ class MemoryLog:
                 self._topics[spec.name] = known
             if spec.partitions not in (None, known.partitions):
                 raise TopicMismatch(f"topic {spec.name} has {known.partitions} partitions, not {spec.partitions}")
-            if "compact" not in known.config.get("cleanup.policy", "delete"):
+            is_compacted = "compact" in known.config.get("cleanup.policy", "delete")
+            if not is_compacted and "compact" in spec.config.get("cleanup.policy", "compact"):
                 raise TopicMismatch(f"topic {spec.name} would lose data: it is not compacted")
         return {spec.name: self._topics[spec.name] for spec in specs}
 
@@ -107,9 +110,12 @@ class MemoryLog:
 
     def open_membership(self, topics: Sequence[str], member: Member) -> Membership:
         if self.group is not None:
-            return self.group.open(member, self.partitions)
+            return self.group.open(member, self._topics[topics[0]].partitions)
         self.membership.member = member
         return self.membership
+
+    def open_producer(self) -> LogProducer:
+        return MemoryProducer(self)
 
     def gauges(self) -> Mapping[str, float]:
         return {"log_records": float(sum(map(len, self._records.values())))}
@@ -184,10 +190,11 @@ class MemoryLog:
     def _write(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         targets: dict[TopicPartition, int] = {}
         with self._changed:
-            for topic, partition, key, value, headers in records:
+            for topic, partition, key, value, headers, own_ms in records:
                 place = TopicPartition(topic, partition)
                 log = self._records.setdefault(place, [])
-                log.append(Record(topic, partition, len(log), self._clock.time_ms(), key, value, headers))
+                at_ms = self._clock.time_ms() if own_ms is None else own_ms
+                log.append(Record(topic, partition, len(log), at_ms, key, value, headers))
                 targets[place] = len(log)
             self._changed.notify_all()
         return targets
@@ -256,6 +263,21 @@ class MemoryReader:
         return batches
 
 
+class MemoryProducer:
+    """Appends to a `MemoryLog` past every fence."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
+        if not self._log.is_reachable:
+            raise LogUnavailable("the log was made unreachable")
+        return self._log._write(records)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 @dataclass
 class _Pending:
     """An append that is kept open."""
@@ -276,9 +298,13 @@ class MemoryWriter:
         self._membership = membership
         self._fenced_for: Ownership | None = None
 
+    @property
+    def _scope(self) -> tuple[str, str]:
+        return self._membership.member.info.node_id, self._topics[0]
+
     def may_append(self, ownership: Ownership) -> bool:
         """Say whether the log would take an append under *ownership* now."""
-        is_last = self._log._fenced_in.get(self._membership.member.info.node_id) is self
+        is_last = self._log._fenced_in.get(self._scope) is self
         return is_last and ownership == self._fenced_for == self._membership.current
 
     def fence(self, ownership: Ownership, deadline: Deadline) -> Future[Mapping[TopicPartition, int]]:
@@ -292,7 +318,7 @@ class MemoryWriter:
             return future
         self._end_what_is_open(ownership)
         self._fenced_for = ownership
-        log._fenced_in[self._membership.member.info.node_id] = self
+        log._fenced_in[self._scope] = self
         try:
             future.set_result(self._ends(ownership.partitions, deadline))
         except LogUnavailable as error:
@@ -318,7 +344,8 @@ class MemoryWriter:
         """Decide every append that touches the partitions: what was on its way arrives, what was open is aborted."""
         self._log.land()
         for pending in self._log._pending:
-            if any(record.partition in ownership.partitions for record in pending.group):
+            own = [record for record in pending.group if record.topic in self._topics]
+            if any(record.partition in ownership.partitions for record in own):
                 pending.is_aborted = True
 
     def append(
@@ -330,7 +357,8 @@ class MemoryWriter:
         deadline: Deadline,
     ) -> Future[Mapping[TopicPartition, int]]:
         assert self._fenced_for is not None, "append before fence"
-        assert {record.partition for record in group} == positions.keys(), "a partition without its offset commit"
+        own = {record.partition for record in group if record.topic in self._topics}
+        assert own == positions.keys(), "a partition without its offset commit"
         future: Future[Mapping[TopicPartition, int]] = Future()
         log = self._log
         fault = log.faults.popleft() if log.faults else None
@@ -338,7 +366,8 @@ class MemoryWriter:
             fault = Fault.FENCED
         elif any(len(record.value or b"") > _MAX_RECORD_BYTES for record in group):
             fault = Fault.TOO_LARGE
-        elif gone := {record.partition for record in group if record[:2] in log._away}:
+        elif any(record[:2] in log._away for record in group):
+            gone = {record.partition for record in group if record[:2] in log._away and record.topic in self._topics}
             future.set_exception(PartitionsUnavailable("without a leader", gone))
             return future
         if fault is None:

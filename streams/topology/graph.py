@@ -11,7 +11,7 @@ too; what each of its sub-topologies *keeps* is a `Topology` in the sense of thi
 (decision 20).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from streams.errors import ConfigError
@@ -24,6 +24,10 @@ Materialise = Callable[[Record | ProducerRecord], tuple[bytes, bytes | None]]
 #: Tells the Unix time in ms at which a row has outlived its use. Pure.
 ExpiresAt = Callable[[bytes], int]
 
+#: Tells which rows of other tables have outlived their use when a record says so: store to the key before which all
+#: may be removed. Pure.
+Expiry = Callable[[Record], Mapping[str, bytes]]
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -31,12 +35,15 @@ class Table:
 
     *expires_at_ms*: for a topic whose records are also deleted by age. The log tells nobody when it deletes by age, so
     the runtime removes such rows by their own time; until then they may be read, and whoever reads them looks at it.
+    *expiry*: for a topic whose records tell that rows of other tables have expired. They are removed wherever the
+    record is applied, so every copy of the task loses them alike.
     """
 
     topic: str
     store: str
     materialise: Materialise
     expires_at_ms: ExpiresAt | None = None
+    expiry: Expiry | None = None
 
 
 class Topology:
@@ -48,13 +55,19 @@ class Topology:
         self._tables: dict[str, Table] = {}
 
     def table(
-        self, *, topic: str, store: str, materialise: Materialise, expires_at_ms: ExpiresAt | None = None
+        self,
+        *,
+        topic: str,
+        store: str,
+        materialise: Materialise,
+        expires_at_ms: ExpiresAt | None = None,
+        expiry: Expiry | None = None,
     ) -> Table:
         """Add a store that is materialised from *topic*. The order of the calls is the order of the topics: the first
         topic is the one that carries the group's offset commits. Raises ConfigError for a name used twice."""
         if topic in self._tables or store in self.stores:
             raise ConfigError(f"topology {self.name}: topic {topic} or store {store} is used twice")
-        table = Table(topic, store, materialise, expires_at_ms)
+        table = Table(topic, store, materialise, expires_at_ms, expiry)
         self._tables[topic] = table
         return table
 

@@ -63,7 +63,7 @@ class Member:
 
     def append(self, *records: ProducerRecord) -> Mapping[TopicPartition, int]:
         assert self.writer is not None
-        written = {record.partition for record in records}
+        written = {record.partition for record in records if record.topic in self.topics}
         ends = self.log.end_offsets([TopicPartition(self.first, number) for number in written], soon())
         positions = {at.partition: offset for at, offset in ends.items()}
         future = self.writer.append(records, ownership=self.ownership, positions=positions, deadline=soon())
@@ -437,3 +437,41 @@ def test_a_topic_of_another_shape_is_refused(log_factory: LogHarness) -> None:
         log.ensure_topics([TopicSpec(counted, COMPACTED, 3)], soon())
     with pytest.raises(TopicMismatch, match=deleted):
         log.ensure_topics([TopicSpec(deleted, COMPACTED, 1)], soon())
+
+
+def test_a_record_may_bring_its_time(member: Member) -> None:
+    """It is read back with it; a record without one gets the log's."""
+    before_ms = CLOCK.time_ms()
+    first = TopicPartition(member.first, 0)
+    member.append(
+        ProducerRecord(member.first, 0, b"k", b"old", (), 1_000), ProducerRecord(member.first, 0, b"l", b"new")
+    )
+    old, new = member.read(first)
+    assert old.timestamp_ms == 1_000
+    assert before_ms <= new.timestamp_ms <= CLOCK.time_ms()
+
+
+def test_a_group_may_have_records_for_topics_that_are_not_the_writers_own(member: Member) -> None:
+    """Of whatever partition; they are there when the group is, with the time that they brought."""
+    output = member.first + "-output"
+    member.log.ensure_topics([TopicSpec(output, {"cleanup.policy": "delete"}, 5)], soon())
+    place = TopicPartition(output, 4)
+    ends = member.append(
+        ProducerRecord(member.first, 0, b"k", b"state"), ProducerRecord(output, 4, None, b"output", (("h", b"v"),), 7)
+    )
+    (found,) = member.read(place)
+    assert (found.key, found.value, found.headers, found.timestamp_ms) == (None, b"output", (("h", b"v"),), 7)
+    assert ends[place] >= 1
+
+
+def test_a_producer_needs_no_fence_and_disturbs_none(member: Member) -> None:
+    """What it appended is durable when it returns; the writer goes on under its own fence."""
+    outside = member.first + "-input"
+    member.log.ensure_topics([TopicSpec(outside, {"cleanup.policy": "delete"}, 2)], soon())
+    producer = member.log.open_producer()
+    records = [ProducerRecord(outside, n % 2, b"k", b"%d" % n, (), n) for n in range(10)]
+    ends = producer.produce(records, soon())
+    member.put(b"k", b"written after it")
+    assert ends == {TopicPartition(outside, 0): 5, TopicPartition(outside, 1): 5}
+    assert values(member.read(TopicPartition(outside, 1))) == [b"1", b"3", b"5", b"7", b"9"]
+    producer.close()

@@ -326,3 +326,21 @@ def reopen_under_readers(
     for thread in threads:
         thread.join(timeout=10)
     return reopened, errors
+
+
+def test_rows_before_a_key_are_removed_in_one_step(opened: Callable[[], TaskStore]) -> None:
+    """Also those that the same batch has put before, and not those that it puts after; for good, and in one store."""
+    store = opened()
+    write(store, [("rows", b"%d" % n, b"old") for n in range(9)] + [("index", b"0", b"other")], 1)
+    batch = store.batch()
+    batch.put("rows", b"2a", b"put before")
+    batch.delete_before("rows", b"5")
+    batch.put("rows", b"3", b"put after")
+    store.commit(batch, {"people": 2, "people-index": 2})
+    for look in (lambda: store, opened):
+        each = look()
+        assert [key for key, _ in each.scan("rows")] == [b"3", b"5", b"6", b"7", b"8"]
+        assert (each.getter("rows")(b"2"), each.getter("rows")(b"3")) == (None, b"put after")
+        assert each.scan("index") == [(b"0", b"other")]
+    with pytest.raises(KeyError):
+        opened().batch().delete_before("no such store", b"5")

@@ -11,6 +11,7 @@ from streams.log.kafka.departed import Departed
 from streams.log.kafka.membership import KafkaMembership
 from streams.log.kafka.observer import KafkaObserver
 from streams.log.kafka.offsets import Offsets
+from streams.log.kafka.producer import KafkaOutsideProducer
 from streams.log.kafka.reader import KafkaReader
 from streams.log.kafka.settings import KafkaSettings, tame_logging
 from streams.log.kafka.topics import Topics
@@ -37,6 +38,7 @@ class KafkaLog:
         self._known: dict[str, TopicInfo] = {}
         self._readers: list[KafkaReader] = []
         self._writers: list[KafkaWriter] = []
+        self._producers: list[KafkaOutsideProducer] = []
         self._memberships: list[KafkaMembership | KafkaObserver] = []
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
@@ -86,7 +88,7 @@ class KafkaLog:
             whole = {n for n in partitions if all(TopicPartition(topic, n) in found.writable for topic in topics)}
             return Look(found.ends, frozenset(whole))
 
-        writer = KafkaWriter(transactions, record_limit=self._record_limit, look=look, clock=self._clock)
+        writer = KafkaWriter(transactions, names=topics, record_limit=self._record_limit, look=look, clock=self._clock)
         self._writers.append(writer)
         return writer
 
@@ -101,6 +103,11 @@ class KafkaLog:
         self._memberships.append(membership)
         return membership
 
+    def open_producer(self) -> KafkaOutsideProducer:
+        producer = KafkaOutsideProducer(self._settings, self._clock)
+        self._producers.append(producer)
+        return producer
+
     def gauges(self) -> Mapping[str, float]:
         return {"abandoned_writer_threads": float(sum(writer.abandoned_threads for writer in self._writers))}
 
@@ -112,6 +119,8 @@ class KafkaLog:
             membership.leave(deadline)
         for reader in self._readers:
             reader.close()
+        for producer in self._producers:
+            producer.close()
         self._topics.close()
         self._offsets.close()
 

@@ -13,35 +13,20 @@ from typing import Any, Protocol
 
 from kafka import KafkaProducer
 from kafka import TopicPartition as KafkaTopicPartition
-from kafka.errors import (
-    CommitFailedError,
-    FencedInstanceIdError,
-    IllegalGenerationError,
-    InvalidProducerEpochError,
-    InvalidRecordError,
-    InvalidTimestampError,
-    KafkaError,
-    KafkaTimeoutError,
-    MessageSizeTooLargeError,
-    PolicyViolationError,
-    ProducerFencedError,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownMemberIdError,
-    UnsupportedForMessageFormatError,
-)
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
 from streams.clock import Clock, Deadline
-from streams.errors import (
-    Fenced,
-    GenerationPassed,
-    LogError,
-    LogUnavailable,
-    OutcomeUnknown,
-    PartitionsUnavailable,
-    RecordRefused,
-    RecordTooLarge,
+from streams.errors import LogError, LogUnavailable, OutcomeUnknown, PartitionsUnavailable
+from streams.log.kafka.blame import (
+    GENERATION_REFUSED,
+    PRODUCER_FENCED,
+    are_acknowledged,
+    not_acknowledged,
+    not_appended,
+    partitions_of,
+    root_cause,
+    wait,
 )
 from streams.log.kafka.clients import open_client
 from streams.log.kafka.identities import TransactionalIds
@@ -54,20 +39,7 @@ logger = logging.getLogger(__name__)
 #: Offset, timestamp, lengths and attributes of a record, and the frame of the batch around it: never more than this.
 _RECORD_OVERHEAD_BYTES = 128
 _HEADER_OVERHEAD_BYTES = 10
-_ROOT_CAUSE_S = 1.0
 _UNKNOWN_OFFSET = -1
-
-GENERATION_REFUSED = (CommitFailedError, IllegalGenerationError, UnknownMemberIdError, FencedInstanceIdError)
-PRODUCER_FENCED = (ProducerFencedError, InvalidProducerEpochError)
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-#: What a broker says of a record that it would refuse again.
-_REFUSED = (
-    InvalidRecordError,
-    InvalidTimestampError,
-    PolicyViolationError,
-    TopicAuthorizationFailedError,
-    UnsupportedForMessageFormatError,
-)
 
 #: Of an append's time: how long leaders may take to take its records, while others have, and while nobody has. Those
 #: that are there need milliseconds. What is given up too early has to be done again, which a slow Kafka needs least.
@@ -113,6 +85,7 @@ class Producing:
         self._clock = clock
         self._ids = ids
         self._id = settings.transactional_id  # of the producer
+        self._known: set[str] = set()  # topics that the producer was told of
         self._network: _Network | None = None
         self._producer: KafkaProducer | None = None
 
@@ -155,20 +128,21 @@ class Producing:
             self.discard()
             self._leave_id()
             silent = sorted({str(place) for place in error.places})
-            raise PartitionsUnavailable(
-                f"no leader has taken records of {silent}", {place.partition for place in error.places}
-            ) from error
+            blamed = partitions_of(error.places, self._names)
+            raise PartitionsUnavailable(f"no leader has taken records of {silent}", blamed) from error
         except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
-            cause = _root_cause(error, sent)
-            self._abort(is_reusable=isinstance(cause, GENERATION_REFUSED) and _are_acknowledged(sent))
-            raise _not_appended(cause, generation, sent) from cause
+            cause = root_cause(error, sent)
+            self._abort(is_reusable=isinstance(cause, GENERATION_REFUSED) and are_acknowledged(sent))
+            raise not_appended(cause, generation, sent, self._names) from cause
         failures_in_commit = network.failures
         try:
             producer.commit_transaction()
         except Exception as error:
             self.discard()
             if isinstance(error, PRODUCER_FENCED) and network.failures == failures_in_commit:
-                raise _not_appended(error, generation, ()) from error  # The first answer to the only request.
+                raise not_appended(
+                    error, generation, (), self._names
+                ) from error  # The first answer to the only request.
             raise OutcomeUnknown(f"the commit was not confirmed: {type(error).__name__}: {error}") from error
         if network.failures != failures_before:
             # A request was sent twice. Its first copy may still be on its way to the broker, where it would decide
@@ -179,14 +153,24 @@ class Producing:
     def require_leaders(self, places: Collection[TopicPartition], deadline: Deadline) -> None:
         """Raise PartitionsUnavailable when nobody leads one of *places*, before anything is begun: a transaction with
         it could neither be committed nor aborted. Raises LogUnavailable."""
-        _, network = self._opened(deadline)
+        producer, network = self._opened(deadline)
+        for topic in {place.topic for place in places}.difference(self._known):
+            self._learn(producer, topic)
         leaderless = network.leaderless(places)
         if leaderless:
             network.refresh(min(_REFRESH_S, deadline.remaining_s(self._clock)))
             leaderless = network.leaderless(places)
         if leaderless:
             names = [str(place) for place in leaderless]
-            raise PartitionsUnavailable(f"nobody leads {names}", {place.partition for place in leaderless})
+            raise PartitionsUnavailable(f"nobody leads {names}", partitions_of(leaderless, self._names))
+
+    def _learn(self, producer: KafkaProducer, topic: str) -> None:
+        """Get to know *topic*, which is none of ours. Raises LogUnavailable: it does not exist, or nobody says."""
+        try:
+            producer.partitions_for(topic)
+        except KafkaError as error:
+            raise LogUnavailable(f"topic {topic} is not known: {type(error).__name__}: {error}") from error
+        self._known.add(topic)
 
     def commit_offsets(self, send_offsets: Callable[[KafkaProducer], None], operation: Operation) -> None:
         """Commit offsets and nothing else. Raises KafkaError, AbandonedError, LogUnavailable: the caller discards."""
@@ -243,6 +227,7 @@ class Producing:
             self._ids.given()
         for name in self._names:  # They are known, unless an answer was lost; the first append would wait for them.
             producer.partitions_for(name)
+        self._known = set(self._names)
 
     def _leave_id(self) -> None:
         if self._ids is not None:
@@ -261,14 +246,14 @@ class Producing:
             patience = Deadline.after(left_s * share - (left_s - deadline.remaining_s(self._clock)), self._clock)
             for future in sent:
                 if not future.is_done:
-                    _wait(future, patience.remaining_s(self._clock))
+                    wait(future, patience.remaining_s(self._clock))
             if any(future.succeeded() for future in sent):
                 break
         for future in sent:
             try:
                 metadata = future.get(timeout=0)
             except KafkaTimeoutError as error:
-                raise _SilentError(_not_acknowledged(sent)) from error
+                raise _SilentError(not_acknowledged(sent)) from error
             partition = TopicPartition(metadata.topic, metadata.partition)
             if metadata.offset < 0:
                 ends[partition] = _UNKNOWN_OFFSET
@@ -345,51 +330,6 @@ def size_bytes(record: ProducerRecord) -> int:
     for name, value in record.headers:
         size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
     return size
-
-
-def _root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
-    """Return what made a transactional call fail. kafka-python often says no more than that the producer is in an
-    error state, while the records of the transaction carry the reason."""
-    if type(error) is not KafkaError:
-        return error
-    for future in sent:
-        try:
-            future.get(timeout=_ROOT_CAUSE_S)
-        except Exception as cause:  # noqa: BLE001  # It is what is looked for.
-            return cause
-    return error
-
-
-def _are_acknowledged(sent: Sequence[Any]) -> bool:
-    """Say whether the brokers took all records; nothing is waited for."""
-    return all(future.succeeded() for future in sent)
-
-
-def _wait(future: Any, timeout_s: float) -> None:
-    """Return when *future* is done, or after *timeout_s*."""
-    with contextlib.suppress(Exception):  # What it was is looked at by who asks next.
-        future.get(timeout=timeout_s)
-
-
-def _not_acknowledged(sent: Sequence[Any]) -> set[TopicPartition]:
-    """Return the partitions of the records that no broker has taken."""
-    return {TopicPartition(*future._produce_future.topic_partition) for future in sent if not future.succeeded()}
-
-
-def _not_appended(cause: BaseException, generation: int, sent: Sequence[Any]) -> LogError:
-    """Return the error for a group that was certainly not appended. When one record is refused kafka-python fails those
-    that were not sent yet with the same reason, so more partitions may be blamed than have earned it, but not less."""
-    if isinstance(cause, GENERATION_REFUSED):
-        return GenerationPassed(f"the group refuses generation {generation}: {cause}")
-    if isinstance(cause, PRODUCER_FENCED):
-        return Fenced("a newer producer of this node's transactional id exists, or the transaction took too long")
-    if isinstance(cause, _TOO_LARGE):
-        blamed = {place.partition for place in _not_acknowledged(sent)}
-        return RecordTooLarge("the broker refuses a record for its size; compare the topic's max.message.bytes", blamed)
-    if isinstance(cause, _REFUSED):
-        blamed = {place.partition for place in _not_acknowledged(sent)}
-        return RecordRefused(f"the broker refuses a record: {type(cause).__name__}: {cause}", blamed)
-    return LogUnavailable(f"Kafka took no record: {type(cause).__name__}: {cause}")
 
 
 def _close(producer: KafkaProducer) -> None:

@@ -152,6 +152,13 @@ def producer_config(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
+def outside_config(settings: KafkaSettings) -> dict[str, Any]:
+    """Return the settings of a producer for input, which takes part in no transaction."""
+    transactional = ("transactional_id", "transaction_timeout_ms")
+    chosen = {name: value for name, value in producer_config(settings).items() if name not in transactional}
+    return {**chosen, **_common(settings, "producer"), "enable_idempotence": True, "linger_ms": 2}
+
+
 def admin_config(settings: KafkaSettings) -> dict[str, Any]:
     """Return the settings of the admin client."""
     return {**_common(settings, "admin"), **_overrides(settings, KafkaAdminClient.DEFAULT_CONFIG)}

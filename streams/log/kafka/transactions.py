@@ -16,9 +16,10 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from streams.clock import Clock
 from streams.errors import Fenced, GenerationPassed, LogError, LogUnavailable
 from streams.log.base import Ownership
+from streams.log.kafka.blame import GENERATION_REFUSED, PRODUCER_FENCED
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.offsets import Offsets
-from streams.log.kafka.producing import GENERATION_REFUSED, PRODUCER_FENCED, Operation, Producing
+from streams.log.kafka.producing import Operation, Producing
 from streams.log.kafka.settings import KafkaSettings
 from streams.log.kafka.topics import Topics
 from streams.records import ProducerRecord, TopicPartition
@@ -122,8 +123,8 @@ class Transactions:
 
 def _send(group: Sequence[ProducerRecord], producer: KafkaProducer, sent_one: Callable[[Any], None]) -> None:
     send = producer.send
-    for topic, partition, key, value, headers in group:
-        sent_one(send(topic, value, key, list(headers), partition))
+    for topic, partition, key, value, headers, timestamp_ms in group:
+        sent_one(send(topic, value, key, list(headers), partition, timestamp_ms))
 
 
 def check_usable(ownership: Ownership) -> None:

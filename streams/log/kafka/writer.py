@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from streams.clock import Clock, Deadline
-from streams.errors import Fenced, RecordTooLarge
+from streams.errors import Fenced, RecordRefused, RecordTooLarge
 from streams.log.base import Look, Ownership
+from streams.log.kafka.blame import partitions_of
 from streams.log.kafka.operations import Operations, failed
 from streams.log.kafka.producing import Ends, Operation, size_bytes
 from streams.log.kafka.transactions import Transactions
@@ -23,14 +24,16 @@ class KafkaWriter(Operations[Transactions]):
         self,
         make_transactions: Callable[[], Transactions],
         *,
+        names: Sequence[str],
         record_limit: Callable[[str], int],
         look: Callable[[frozenset[int], Deadline], Look],
         clock: Clock,
     ) -> None:
-        """*record_limit* returns the largest record of a topic in bytes, as far as it is known; *look* does what
-        `LogWriter.look` does, on any thread."""
+        """*names*: the writer's own topics. *record_limit* returns the largest record of a topic in bytes, as far as it
+        is known; *look* does what `LogWriter.look` does, on any thread."""
         super().__init__(make_transactions, clock=clock)
         self._look = look
+        self._names = tuple(names)
         self._record_limit = record_limit
 
     def fence(self, ownership: Ownership, deadline: Deadline) -> "Future[Ends]":
@@ -70,7 +73,10 @@ class KafkaWriter(Operations[Transactions]):
             size = size_bytes(record)
             if size > limit:
                 why = f"a record of {size} bytes for {record.topic}, which takes {limit}"
-                return failed(RecordTooLarge(why, (record.partition,)))
+                return failed(RecordTooLarge(why, partitions_of([record], self._names)))
+            if record.key is None and record.value is None:
+                why = f"a record for {record.topic} has neither key nor value"
+                return failed(RecordRefused(why, partitions_of([record], self._names)))
         if self.must_fence:
             return failed(Fenced("fence first: what earlier writers did is not known yet"))
         return self.submit(

@@ -14,7 +14,7 @@ have dropped the pages and would report success (PostgreSQL wiki, "Fsync Errors"
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum
 
 from streams.clock import Clock
@@ -59,18 +59,20 @@ class Appender:
         self._state = _State.HEALTHY
         self._fault: Exception | None = None
         self._recover_at = 0.0
-        self._writer: object = None
+        self._writers: dict[Hashable, object] = {}  # scope to who may append there
 
-    def append(self, records: Sequence[ProducerRecord], *, writer: object) -> dict[TopicPartition, int]:
+    def append(
+        self, records: Sequence[ProducerRecord], *, writer: object, scope: Hashable = None
+    ) -> dict[TopicPartition, int]:
         """Append *records* whole and durably; return the offsets after the last record of each partition.
 
-        Groups of several threads that come while a sync is under way share the next one. Raises LogUnavailable,
-        RecordTooLarge and Fenced (*writer* did not call `settle` last): nothing was appended; OutcomeUnknown (call
-        `settle`); LogDamaged.
+        Groups of several threads that come while a sync is under way share the next one. *writer* None: whoever it is,
+        no fence is asked. Raises LogUnavailable, RecordTooLarge and Fenced (*writer* did not call `settle` last in its
+        *scope*): nothing was appended; OutcomeUnknown (call `settle`); LogDamaged.
         """
         now_ms = self._clock.time_ms()
         row_of = self._codec.row
-        group = _Group(records, [row_of(record, now_ms) for record in records], now_ms, writer)
+        group = _Group(records, [row_of(record, now_ms) for record in records], now_ms, writer, scope)
         self._waiting.append(group)
         with self._commit_lock:
             if not group.is_done:  # else the holder before us took it along
@@ -79,15 +81,15 @@ class Appender:
             raise group.error
         return group.ends
 
-    def settle(self, writer: object) -> None:
-        """Make *writer* the one that may append, with nothing of any other under way or undecided.
+    def settle(self, writer: object, *, scope: Hashable = None) -> None:
+        """Make *writer* the one of *scope* that may append, with nothing of any other under way or undecided.
 
         Raises LogUnavailable when the outcome of an earlier append cannot be found out now, LogDamaged.
         """
         with self._commit_lock:
             if self._state is not _State.HEALTHY:
                 self._recover()
-            self._writer = writer
+            self._writers[scope] = writer
 
     def commit(self, batch: Batch, then: Callable[[], None] = lambda: None) -> None:
         """Write and sync changes that append nothing, such as the cleaner's; *then* is called before anything else is
@@ -115,7 +117,7 @@ class Appender:
             self._check_state()
             batch = Batch()
             for group in groups:
-                if group.writer is self._writer:
+                if group.writer is None or group.writer is self._writers.get(group.scope):
                     self._add(group, batch, appended)
                 else:
                     group.error = Fenced("another writer of this process has taken over")
@@ -136,14 +138,15 @@ class Appender:
         """Give offsets to the records of *group* and put them into *batch*. About 2 us a record, rows included."""
         partitions, put, new, now_ms = self._partitions, batch.put_record, tuple.__new__, group.timestamp_ms
         for record, row in zip(group.records, group.rows, strict=True):
-            topic, number, key, value, headers = record
+            topic, number, key, value, headers, own_ms = record
             partition = partitions[record[:2]]  # type: ignore[index]  # a TopicPartition equals its plain tuple
             if partition not in appended:
                 appended[partition] = [], []
             records, rows = appended[partition]
             offset = partition.end + len(records)
             put(partition.prefix + offset.to_bytes(8, "big"), row)
-            records.append(new(Record, (topic, number, offset, now_ms, key, value, headers)))
+            at_ms = now_ms if own_ms is None else own_ms
+            records.append(new(Record, (topic, number, offset, at_ms, key, value, headers)))
             rows.append(row)
             group.ends[partition.at] = offset + 1
 
@@ -217,15 +220,21 @@ class Appender:
 class _Group:
     """One call of `append` while it waits. `timestamp_ms` is in its rows."""
 
-    __slots__ = ("ends", "error", "is_done", "records", "rows", "timestamp_ms", "writer")
+    __slots__ = ("ends", "error", "is_done", "records", "rows", "scope", "timestamp_ms", "writer")
 
     def __init__(
-        self, records: Sequence[ProducerRecord], rows: Sequence[bytes], timestamp_ms: int, writer: object
+        self,
+        records: Sequence[ProducerRecord],
+        rows: Sequence[bytes],
+        timestamp_ms: int,
+        writer: object,
+        scope: Hashable,
     ) -> None:
         self.records = records
         self.rows = rows
         self.timestamp_ms = timestamp_ms
         self.writer = writer
+        self.scope = scope
         self.ends: dict[TopicPartition, int] = {}
         self.error: Exception | None = None
         self.is_done = False

@@ -83,8 +83,11 @@ class Codec:
         self._parsers: dict[bytes, tuple[_Names, Any]] = {}
 
     def row(self, record: ProducerRecord, timestamp_ms: int) -> bytes:
-        """Return the row of *record*. Raises RecordTooLarge when the names of its headers do not fit."""
-        _topic, _partition, key, value, headers = record
+        """Return the row of *record*, whose time is *timestamp_ms* unless it has one of its own. Raises RecordTooLarge
+        when the names of its headers do not fit."""
+        _topic, _partition, key, value, headers, own_ms = record
+        if own_ms is not None:
+            timestamp_ms = own_ms
         key_bytes = -1 if key is None else len(key)
         value_bytes = -1 if value is None else len(value)
         if not headers:

@@ -20,7 +20,7 @@ from streams.log.local.database import META, Batch, Database
 from streams.log.local.format import FORMAT_VERSION, Codec, Topic, parse_cleaning, parse_topic, topic_row
 from streams.log.local.partition import Partition
 from streams.log.local.reader import LocalReader
-from streams.log.local.writer import LocalMembership, LocalWriter
+from streams.log.local.writer import LocalMembership, LocalProducer, LocalWriter
 from streams.records import TopicPartition
 
 _FORMAT_KEY = b"format"
@@ -125,7 +125,12 @@ class LocalLog:
 
     def open_writer(self, topics: Sequence[str], membership: Membership) -> LocalWriter:
         """Return a writer; it takes over from an earlier one with its first `fence`."""
-        return LocalWriter(topics, membership, self._appender, self._ends, self._maximum_bytes, self._clock)
+        exists = self._partitions.__contains__
+        return LocalWriter(topics, membership, self._appender, self._ends, self._maximum_bytes, exists, self._clock)
+
+    def open_producer(self) -> LocalProducer:
+        """Return who appends what no fence protects."""
+        return LocalProducer(self._appender, self._maximum_bytes, self._partitions.__contains__)
 
     def open_membership(self, topics: Sequence[str], member: Member) -> LocalMembership:
         """Return the membership of the only node."""

@@ -1,14 +1,14 @@
 """Writer and membership of the embedded log. One node owns everything, so both are simple; the port is Kafka's."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 from uuid import uuid4
 
 from streams.clock import Clock, Deadline
-from streams.cluster import ClusterView, Member, Placement
-from streams.errors import Fenced, LogError, LogUnavailable, RecordTooLarge
+from streams.cluster import OBSERVER, ClusterView, Member, Placement
+from streams.errors import Fenced, LogError, LogUnavailable, RecordRefused, RecordTooLarge
 from streams.log.base import Look, Membership, Ownership, OwnershipListener
 from streams.log.local.appender import Appender
 from streams.log.local.format import encoded_bytes
@@ -19,7 +19,8 @@ _T = TypeVar("_T")
 
 
 class LocalMembership:
-    """The group with one member: it owns all partitions from `start` to `leave`. Reports on the caller's thread."""
+    """The group with one member: it owns all partitions from `start` to `leave`, and an observer none. Reports on the
+    caller's thread."""
 
     def __init__(self, partitions: int, member: Member) -> None:
         self._member = member
@@ -30,6 +31,8 @@ class LocalMembership:
         """Take all partitions and tell *listener* before this returns."""
         self._listener = listener
         info = self._member.info
+        if info.role == OBSERVER:
+            return
         place = Placement(info.node_id)
         listener.on_view(ClusterView(1, {info.node_id: info}, tuple(place for _ in self._ownership.partitions)))
         listener.on_assigned(self._ownership)
@@ -37,7 +40,7 @@ class LocalMembership:
     @property
     def lease_until(self) -> float:
         """Infinite while a member: nobody else can own anything. Any thread."""
-        return 0.0 if self._listener is None else math.inf
+        return 0.0 if self._listener is None or self._member.info.role == OBSERVER else math.inf
 
     @property
     def current(self) -> Ownership | None:
@@ -51,7 +54,8 @@ class LocalMembership:
         """Revoke everything, then own nothing. Idempotent."""
         listener = self._listener
         if listener is not None:
-            listener.on_revoked(self._ownership.partitions)
+            if self._member.info.role != OBSERVER:
+                listener.on_revoked(self._ownership.partitions)
             self._listener = None
 
 
@@ -69,6 +73,7 @@ class LocalWriter:
         appender: Appender,
         ends: Callable[[Sequence[TopicPartition]], dict[TopicPartition, int]],
         maximum_bytes: Mapping[str, int],
+        exists: Callable[[TopicPartition], bool],
         clock: Clock,
     ) -> None:
         assert isinstance(membership, LocalMembership)
@@ -77,6 +82,7 @@ class LocalWriter:
         self._appender = appender
         self._ends = ends
         self._maximum_bytes = maximum_bytes
+        self._exists = exists
         self._clock = clock
         self._is_closed = False
 
@@ -85,7 +91,7 @@ class LocalWriter:
 
         def settle() -> _Ends:
             self._check(ownership, deadline)
-            self._appender.settle(self)
+            self._appender.settle(self, scope=self._topics)
             return self._ends(
                 [TopicPartition(name, number) for name in self._topics for number in ownership.partitions]
             )
@@ -109,16 +115,12 @@ class LocalWriter:
 
         def append() -> _Ends:
             self._check(ownership, deadline)
-            owned, maximum_bytes = ownership.partitions, self._maximum_bytes
+            owned, topics = ownership.partitions, self._topics
             for record in group:
-                if record.partition not in owned:
+                if record.partition not in owned and record.topic in topics:
                     raise Fenced(f"{record.topic}-{record.partition} is not owned")
-                size_bytes = encoded_bytes(record)
-                if size_bytes > maximum_bytes[record.topic]:
-                    raise RecordTooLarge(
-                        f"{size_bytes} bytes, above max.message.bytes of {record.topic}", (record.partition,)
-                    )
-            return self._appender.append(group, writer=self)
+            check_records(group, self._maximum_bytes, self._exists, topics)
+            return self._appender.append(group, writer=self, scope=topics)
 
         return _done(append)
 
@@ -133,6 +135,44 @@ class LocalWriter:
             raise Fenced("this ownership is not current")
         if deadline.has_passed(self._clock):
             raise LogUnavailable("the deadline passed before anything was begun")
+
+
+class LocalProducer:
+    """LogProducer of the embedded log. Any thread."""
+
+    def __init__(
+        self, appender: Appender, maximum_bytes: Mapping[str, int], exists: Callable[[TopicPartition], bool]
+    ) -> None:
+        self._appender = appender
+        self._maximum_bytes = maximum_bytes
+        self._exists = exists
+
+    def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
+        """Append *records* durably and all together."""
+        check_records(records, self._maximum_bytes, self._exists, ())
+        if self._appender.fault is not None:
+            self._appender.settle(self, scope=self)  # nobody else may have a reason to
+        return self._appender.append(records, writer=None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def check_records(
+    records: Sequence[ProducerRecord],
+    maximum_bytes: Mapping[str, int],
+    exists: Callable[[TopicPartition], bool],
+    blamable: Collection[str],
+) -> None:
+    """Raise RecordRefused for a record that has no place, or is too large for its topic. Partitions are named in it
+    only of the topics *blamable*."""
+    for record in records:
+        blamed = (record.partition,) if record.topic in blamable else ()
+        if not exists(TopicPartition(record.topic, record.partition)):
+            raise RecordRefused(f"there is no partition {record.topic}-{record.partition}", blamed)
+        size_bytes = encoded_bytes(record)
+        if size_bytes > maximum_bytes[record.topic]:
+            raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {record.topic}", blamed)
 
 
 def _done(work: Callable[[], _T]) -> "Future[_T]":
