@@ -71,6 +71,14 @@ def read_options(req: Request) -> ReadOptions:
     )
 
 
+def is_explained(req: Request) -> bool:
+    """Say whether the client wants to know what happened to his request. Raises Problem (400)."""
+    text = parameter(req, "explain") if b"explain=" in req.scope["query_string"] else None
+    if text not in (None, "0", "1"):
+        raise Problem("invalid-parameter", "explain is `1` or `0`", parameter="explain")
+    return text == "1"
+
+
 def is_partial_allowed(req: Request) -> bool:
     """Say whether the client takes what there is when a part cannot be read now. Raises Problem (400)."""
     text = parameter(req, "partial")

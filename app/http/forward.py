@@ -15,7 +15,7 @@ from falcon.asgi import Request, Response
 
 from app.cluster.router import CLAIM_HEADER, MISDIRECTED, SEE_OTHER, Answered, ClaimFound, Errand, Router
 from app.cluster.trail import Trail
-from app.http.context import BODY, CALLER, REQUEST_ID, TRAIL, parameter
+from app.http.context import BODY, CALLER, REQUEST_ID, TRAIL, is_explained
 from app.http.headers import is_uid
 from app.profiles.requests import ORIGIN, PLAIN, STRICT, Origin, ReadOptions
 from app.profiles.results import ClaimElsewhere, Read, Written
@@ -185,7 +185,7 @@ class Dispatch:
         trail: Trail | None = req.scope.get(TRAIL)
         if trail is None:
             trail = Trail(self._clock)
-            if b"explain=" in req.scope["query_string"] and parameter(req, "explain") == "1":
+            if is_explained(req):
                 req.scope[TRAIL] = trail
         return trail
 

@@ -53,7 +53,9 @@ def parameters() -> dict[str, Document]:
         "consistency": query("consistency", "Who may answer a read.", enum=["owner", "strict"], default="owner"),
         "partial": query("partial", "Leave out what nobody can read now, and name it.", enum=["true", "false"]),
         "scope": query("scope", "This node alone, or all of them.", enum=["local", "cluster"], default="cluster"),
-        "explain": query("explain", "1: say in Profile-Explain what happened to the request; all else is ignored."),
+        "explain": query(
+            "explain", "Say in Profile-Explain what happened to the request.", enum=["0", "1"], default="0"
+        ),
         "source": query("source", "The id of the topic that the lines were exported from."),
         "store": {"in": "path", "name": "store", "required": True, "schema": {"type": "string", "enum": list(STORES)}},
         "key": {"in": "path", "name": "key", "required": True, "schema": {"type": "string"}},

@@ -390,3 +390,4 @@ def test_explained_read_tells_its_way(nodes: Nodes) -> None:
     told = nodes["b"].request("GET", path + "?explain=1")["Profile-Explain"].split(", ")
     assert [step.rpartition(";")[0] for step in told] == ["owner=a; unreachable", "here=copy; proof=barrier"]
     assert "Profile-Explain" not in nodes["b"].request("GET", path + "?explain=0")
+    assert nodes["b"].request("GET", path + "?explain=yes").status == 400
