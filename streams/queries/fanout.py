@@ -1,11 +1,12 @@
 """One question to all partitions, over whatever nodes have them: each node is asked once for all that it is to tell.
 
-Invariant: the question is about the partitions from 0 to the last, whoever happens to be in the map; of each there is
-one answer, or its number is returned as missing. What is asked, and how answers become one, is the caller's.
+Invariant: the question is about the partitions from 0 to the last (or about those that the caller names), whoever
+happens to be in the map; of each there is one answer, or its number is returned as missing. What is asked, and how
+answers become one, is the caller's.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -74,16 +75,23 @@ class FanOut:
         self._clock = clock
 
     async def ask(
-        self, need: Need, question: Question[A], deadline: Deadline, *, is_partial: bool
+        self,
+        need: Need,
+        question: Question[A],
+        deadline: Deadline,
+        *,
+        is_partial: bool,
+        only: Collection[int] | None = None,
     ) -> tuple[list[A], list[int]]:
-        """Return the answers and the partitions of which there is none, in order.
+        """Return the answers and the partitions of which there is none, in order. *only*: the partitions that it is
+        about, None: all.
 
         *question* is put to each target with the partitions that are meant; it returns None when the target cannot
         say, and never raises Unavailable. Who fails is left out until the map changes or a moment has passed; that goes
         on until nothing is missing, until the deadline, or, with *is_partial*, until nobody is left to ask and there is
         an answer at all. Raises Unavailable while nothing is known of the partitions.
         """
-        missing = set(range(self._node.partitions))
+        missing = set(range(self._node.partitions) if only is None else only)
         excluded: set[str] = set()
         answers: list[A] = []
         while missing:

@@ -1,0 +1,237 @@
+"""Questions to the stores of an application, in bytes: answered here, by the owner of the key one hop away, or by all
+nodes that have a part of the store, each asked once for a page.
+
+Invariant: a page speaks for every partition from 0 to the last; one that nobody could tell of makes it an error or, if
+the caller allows that, is named. What goes over HTTP and what Python gets are made from the same answers
+(`streams.http.stores`, `streams.queries.stores`).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from typing import NamedTuple
+
+from streams.clock import Clock, Deadline
+from streams.errors import Unavailable
+from streams.partitioner import partition_for
+from streams.queries.asking import (
+    CLUSTER,
+    GET,
+    LOCAL,
+    MAX_LIMIT,
+    STRICT,
+    Answer,
+    Ask,
+    BadParameter,
+    NotHere,
+    Part,
+    Refusal,
+    UnknownStore,
+)
+from streams.queries.counts import Counts, StoreCount
+from streams.queries.cursors import Cursors
+from streams.queries.fanout import FanOut, Target
+from streams.queries.local import ASK_OPERATION, LocalStores, QueryNode
+from streams.queries.peers import Peers, PeerUnreachable
+from streams.queries.refusals import RESTORING, error_of
+from streams.queries.routing import Need
+from streams.queries.rows import check_kind, is_point, merge_bounds
+from streams.topology.stores import StoreSpec
+from streams.topology.subtopology import SubTopology
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One sub-topology among the nodes. `peers` and `fan_out` None: this node is alone, or has everything itself."""
+
+    local: LocalStores
+    counts: Counts
+    peers: Peers | None = None
+    fan_out: FanOut | None = None
+
+    @property
+    def node(self) -> QueryNode:
+        """This node."""
+        return self.local.node
+
+    @property
+    def subtopology(self) -> SubTopology:
+        """What the node runs."""
+        return self.local.subtopology
+
+
+class RawPage(NamedTuple):
+    """Rows as they are stored, in the order of their keys. `next`: the cursor of what follows, None at the end.
+    `missing`: the partitions that nobody could tell of."""
+
+    rows: Sequence[tuple[bytes, bytes]]
+    next: str | None
+    parts: Sequence[Part]
+    missing: Sequence[int] = ()
+
+
+class StoreReads:
+    """Event loop only."""
+
+    def __init__(self, channels: Sequence[Channel], *, cursors: Cursors, clock: Clock) -> None:
+        self.clock = clock
+        self.channels = channels
+        self._cursors = cursors
+        self._by_store = {
+            name: channel
+            for channel in channels
+            for name, spec in channel.subtopology.stores.items()
+            if spec.is_queryable and channel.subtopology.changelog_of(name) is not None
+        }
+
+    @property
+    def stores(self) -> Mapping[str, StoreSpec]:
+        """The stores that can be queried, by name."""
+        return {name: channel.subtopology.stores[name] for name, channel in sorted(self._by_store.items())}
+
+    def channel(self, store: str) -> Channel:
+        """Return the channel of *store*. Raises UnknownStore."""
+        found = self._by_store.get(store)
+        if found is None:
+            raise UnknownStore("there is no such store")
+        return found
+
+    def spec(self, store: str) -> StoreSpec:
+        """Return what *store* is. Raises UnknownStore."""
+        return self.channel(store).subtopology.stores[store]
+
+    def partition_of(self, store: str, key: bytes) -> int:
+        """Return the partition of *key*, as Kafka's default partitioner has it. Raises UnknownStore, Unavailable."""
+        return partition_for(key, self.channel(store).node.partitions)
+
+    async def ask(
+        self,
+        ask: Ask,
+        deadline: Deadline,
+        *,
+        scope: str = CLUSTER,
+        cursor: str | None = None,
+        is_partial: bool = False,
+    ) -> RawPage:
+        """Answer *ask*. *scope* LOCAL: from this node alone. *cursor*: of the page before. *is_partial*: name the
+        partitions that cannot be told of now instead of failing. Raises QueryError, Unavailable (NotHere, Restoring,
+        ...), and a page that says less than it seems never."""
+        channel = self.channel(ask.store)
+        check_kind(self.spec(ask.store), ask.kind)
+        if not 1 <= ask.limit <= MAX_LIMIT:
+            raise BadParameter("limit", f"limit is from 1 to {MAX_LIMIT}")
+        if cursor is not None:
+            ask = ask._replace(after=self._cursors.read(ask, cursor))
+        if channel.subtopology.is_global:
+            return await self._ask_global(channel, ask, deadline)
+        partitions: Collection[int] = range(channel.node.partitions)
+        if is_point(ask.kind):
+            partitions = (self.partition_of(ask.store, ask.key),)
+        if scope == LOCAL:
+            return await self._ask_here(channel, ask, partitions, deadline)
+        if channel.fan_out is None:
+            answer = await channel.local.ask(ask, list(partitions), deadline)
+            return self._page(ask, [answer], answer.refusals, partitions, is_partial)
+        return await self._ask_all(channel, channel.fan_out, ask, partitions, deadline, is_partial)
+
+    async def count(
+        self, store: str, deadline: Deadline, *, scope: str = CLUSTER, is_partial: bool = False
+    ) -> StoreCount:
+        """Count the rows of *store*, about; see `streams.queries.counts`. Raises UnknownStore, Unavailable."""
+        channel = self.channel(store)
+        if scope == LOCAL or channel.subtopology.is_global:
+            return await channel.counts.local(store)
+        return await channel.counts.cluster(store, deadline, is_partial=is_partial)
+
+    async def _ask_global(self, channel: Channel, ask: Ask, deadline: Deadline) -> RawPage:
+        """Answer from the copy of a global table that is here. A key is looked for in every partition: whoever filled
+        the topic may have partitioned it in his own way, and of a key that is twice there the newer row counts."""
+        partitions = range(channel.node.partitions)
+        if ask.kind != GET:
+            answer = await channel.local.ask(ask, partitions, deadline)
+            return self._page(ask, [answer], answer.refusals, partitions, is_partial=False)
+        answers = [await channel.local.ask(ask, [partition], deadline) for partition in partitions]
+        refusals = [refusal for answer in answers for refusal in answer.refusals]
+        page = self._page(ask, answers, refusals, partitions, is_partial=False)
+        return page._replace(rows=sorted(page.rows, key=lambda row: row[1][:8])[-1:], next=None)
+
+    async def _ask_here(self, channel: Channel, ask: Ask, partitions: Collection[int], deadline: Deadline) -> RawPage:
+        here = channel.local.here(ask)
+        if is_point(ask.kind):
+            if not set(partitions) <= set(here):
+                raise NotHere(
+                    "another node has this key, and the question is to this node alone", partition=min(partitions)
+                )
+            here = list(partitions)
+        answer = await channel.local.ask(ask, here, deadline)
+        return self._page(ask, [answer], answer.refusals, here, is_partial=False)
+
+    async def _ask_all(
+        self,
+        channel: Channel,
+        fan_out: FanOut,
+        ask: Ask,
+        partitions: Collection[int],
+        deadline: Deadline,
+        is_partial: bool,
+    ) -> RawPage:
+        refusals: dict[int, Refusal] = {}
+
+        async def question(target: Target, wanted: Sequence[int]) -> Answer | None:
+            answer = await _put(channel, target, ask, wanted, deadline)
+            refusals.update({} if answer is None else {refusal.partition: refusal for refusal in answer.refusals})
+            return answer
+
+        need = Need.STRICT if ask.freshness.consistency == STRICT else Need.OWNER
+        if need is Need.OWNER and ask.freshness.max_staleness_s is not None:
+            need = Need.STALE
+        answers, missing = await fan_out.ask(need, question, deadline, is_partial=is_partial, only=partitions)
+        known = [refusals[partition] for partition in missing if partition in refusals]
+        return self._page(ask, answers, known, partitions, is_partial)
+
+    def _page(
+        self,
+        ask: Ask,
+        answers: Sequence[Answer],
+        refusals: Sequence[Refusal],
+        partitions: Collection[int],
+        is_partial: bool,
+    ) -> RawPage:
+        """Make one page of *answers*, whose partitions are those of *partitions*, or some."""
+        parts = sorted(part for answer in answers for part in answer.parts)
+        missing = sorted(set(partitions).difference(part.partition for part in parts))
+        if missing and not (is_partial and parts):
+            raise _why(missing, refusals)
+        until: bytes | None = None
+        for answer in answers:
+            until = merge_bounds(until, answer.until)
+        rows = list(merge(*(answer.rows for answer in answers)))
+        if until is not None:
+            rows = [row for row in rows if row[0] <= until]
+        if len(rows) > ask.limit:
+            del rows[ask.limit :]
+            until = rows[-1][0]
+        return RawPage(rows, None if until is None else self._cursors.make(ask, until), parts, missing)
+
+
+async def _put(
+    channel: Channel, target: Target, ask: Ask, partitions: Sequence[int], deadline: Deadline
+) -> Answer | None:
+    """Put the question to one node; None: it did not answer."""
+    if target.node_id == channel.node.node_id:
+        return await channel.local.ask(ask, partitions, deadline, is_replica=target.is_strict)
+    assert channel.peers is not None, "only a map names other nodes"
+    head = ",".join(str(number) for number in (int(target.is_strict), *partitions)).encode()
+    try:
+        body = await channel.peers.call(target.node_id, ASK_OPERATION, head + b"\n" + ask.encode(), deadline)
+        return Answer.decode(body)
+    except (Unavailable, ValueError):
+        return None
+
+
+def _why(missing: Sequence[int], refusals: Sequence[Refusal]) -> Unavailable:
+    """Return why there is no page: that a partition restores says more than that nobody could be reached."""
+    ranked = sorted(refusals, key=lambda refusal: refusal.reason != RESTORING)
+    if ranked:
+        return error_of(ranked[0])
+    return PeerUnreachable("nobody who has this partition answers", partition=missing[0])
