@@ -1,0 +1,98 @@
+"""A directory that is watched: every line that appears in one of its files is sent, and counts once.
+
+How far each file has been taken is kept by the topology (`OnceEach`), in the same transaction as what was computed of
+its lines. So nothing is kept here. After a restart the watcher asks how far it was, and may send again what was already
+under way; after a failed or doubtful sending it sends the same lines again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+
+from examples.weblog.files import FilePosition, Line, candidate_id, continues, fingerprint, lines_from
+from streams.errors import StreamsError
+
+logger = logging.getLogger(__name__)
+
+_MAX_ALIKE = 100
+
+#: Tells how far the topology has taken the file of an id; None: nothing of it. Raises StreamsError: not now.
+PositionOf = Callable[[str], Awaitable[FilePosition | None]]
+#: Sends lines of the file of an id; has returned when all are in the log. Raises StreamsError: perhaps not all are.
+Send = Callable[[str, Sequence[Line]], Awaitable[None]]
+
+
+class DirectoryWatcher:
+    """Follows the files of one directory. One event loop; what blocks is done on a thread."""
+
+    def __init__(self, directory: Path, *, pattern: str, source: str, position_of: PositionOf, send: Send) -> None:
+        """*pattern*: which files, as a glob. *source*: where they are; files of different sources are different ones,
+        also when their lines are equal."""
+        self._directory = directory
+        self._pattern = pattern
+        self._source = source
+        self._position_of = position_of
+        self._send = send
+        self._sent: dict[str, FilePosition] = {}  # by id; at least what the topology has taken
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}  # what a file looked like when it was read to its end
+
+    async def run(self, poll_interval_s: float) -> None:
+        """Look for ever, and again at once as long as there is something new. Ends by cancellation."""
+        while True:
+            sent = 0
+            try:
+                sent = await self.look()
+            except (StreamsError, OSError) as error:
+                logger.warning("lines wait until they can be sent", extra={"reason": str(error)})
+            if not sent:
+                await asyncio.sleep(poll_interval_s)
+
+    async def look(self) -> int:
+        """Send what is new, a bounded part of each file, and return how many lines that was. Raises StreamsError and
+        OSError: what was not sent will be next time."""
+        sent = 0
+        present: set[str] = set()
+        for path in await asyncio.to_thread(self._paths):
+            try:
+                stat = await asyncio.to_thread(path.stat)
+                looks = (stat.st_size, stat.st_mtime_ns)
+                known = self._known.get(path)
+                if known is not None and known[0] == looks and known[1] not in present:
+                    present.add(known[1])
+                    continue
+                file_id = await self._identify(path, present)
+                if file_id is None:
+                    continue
+                present.add(file_id)
+                before = self._sent.get(file_id)
+                lines = await asyncio.to_thread(lines_from, path, 0 if before is None else before.end)
+            except FileNotFoundError:
+                continue  # it was moved: it will be found under its new name
+            if lines:
+                await self._send(file_id, lines)
+                self._sent[file_id] = FilePosition(lines[-1].begin, lines[-1].end, fingerprint(lines[-1].data))
+                sent += len(lines)
+            else:
+                self._known[path] = looks, file_id
+        return sent
+
+    async def _identify(self, path: Path, present: Collection[str]) -> str | None:
+        """Return the id of the file at *path*, which is none of *present*; None: its first line is not whole yet."""
+        first = await asyncio.to_thread(lines_from, path, 0)
+        if not first:
+            return None
+        for number in range(_MAX_ALIKE):
+            file_id = candidate_id(self._source, first[0].data, number)
+            if file_id in present:
+                continue
+            position = self._sent.get(file_id) or await self._position_of(file_id)
+            if position is None:
+                return file_id
+            if await asyncio.to_thread(continues, path, position):
+                self._sent[file_id] = position
+                return file_id
+        raise OSError(f"more than {_MAX_ALIKE} files begin like {path}")
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self._directory.glob(self._pattern) if path.is_file())
