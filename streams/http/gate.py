@@ -110,6 +110,8 @@ class PeerGate:
     get_positions: Callable[[], Mapping[int, int]]
     operations: Mapping[str, Operation]
     max_forwarded: int = 256
+    #: Where the operations are: a process that runs several nodes at one address has a gate below PREFIX for each.
+    prefix: bytes = PREFIX
     #: Refusals by reason, for metrics.
     refusals: Counter[str] = field(default_factory=Counter)
     _guard: ReplayGuard = field(init=False)
@@ -197,7 +199,7 @@ class PeerGate:
         """Return the name of what is asked for, by which it is counted."""
         assert envelope.kind in KINDS, "signed by another version"
         is_internal = target.startswith(PREFIX)
-        operation = target.removeprefix(PREFIX).decode("latin-1") if is_internal else _FORWARDED
+        operation = target.removeprefix(self.prefix).decode("latin-1") if is_internal else _FORWARDED
         if envelope.target_id != self.node.node_id or envelope.sender == self.node.node_id:
             raise Refused(ANOTHER_NODE, f"this is node {self.node.node_id}", envelope)
         if envelope.target_incarnation != self.node.incarnation and operation != PING:

@@ -24,7 +24,6 @@ from streams.queries.peers import PeerLost, PeerUnreachable
 
 logger = logging.getLogger(__name__)
 
-_PING = Message(b"POST", PREFIX + PING.encode(), (), b"")
 _SHORTEST_S = 0.02
 _STALL_S = 0.1  # a timer that is later than this says that it is this node that stood still
 
@@ -74,6 +73,7 @@ class Liveness:
         offer_view: Callable[[ClusterView], None],
         interval_s: float,
         suspect_after_s: float,
+        prefix: bytes = PREFIX,
     ) -> None:
         self._exchange = exchange
         self._transport = transport
@@ -82,6 +82,7 @@ class Liveness:
         self._offer_view = offer_view
         self._interval_s = interval_s
         self._suspect_after_s = suspect_after_s
+        self._message = Message(b"POST", prefix + PING.encode(), (), b"")
         self._watches: dict[str, Watch] = {}
         self._heard_epoch = NOWHERE.epoch
         self.epoch = NOWHERE.epoch
@@ -196,7 +197,7 @@ class Liveness:
         try:
             async with asyncio.timeout(patience_s):
                 reply, _ = await self._exchange.ask(
-                    self._transport, watch.to, _PING, Sending(), deadline=deadline, epoch=self.epoch
+                    self._transport, watch.to, self._message, Sending(), deadline=deadline, epoch=self.epoch
                 )
             hello = Hello.decode(reply.body)
             self.learn(watch, hello)

@@ -47,11 +47,13 @@ class HttpPeers:
         clock: Clock,
         offer_view: Callable[[ClusterView], None],
         settings: PeerSettings = PeerSettings(),
+        prefix: bytes = PREFIX,
     ) -> None:
-        """*offer_view* gets every view of a peer that is newer than the one last set."""
+        """*offer_view* gets every view of a peer that is newer than the one last set. *prefix*: of the peers' gates."""
         rules = AddressRules(own=node.address, has_secret=keys.is_secret)
         self._clock = clock
         self._settings = settings
+        self._prefix = prefix
         self._via = node.node_id.encode()
         self._exchange = Exchange(node, keys, clock)
         self._transport = Transport(
@@ -68,6 +70,7 @@ class HttpPeers:
             offer_view=offer_view,
             interval_s=settings.ping_interval_s,
             suspect_after_s=settings.suspect_after_s,
+            prefix=prefix,
         )
         #: How requests ended, by kind and outcome (`answered`, `unreachable`, `lost`), for metrics.
         self.outcomes: Counter[tuple[str, str]] = Counter()
@@ -88,7 +91,7 @@ class HttpPeers:
 
     async def call(self, node_id: str, operation: str, body: bytes, deadline: Deadline) -> bytes:
         """Have *node_id* carry out one of the operations of its gate. What a refusal told was learned before."""
-        message = Message(b"POST", PREFIX + operation.encode(), (), body)
+        message = Message(b"POST", self._prefix + operation.encode(), (), body)
         return (await self._ask(self._liveness.find(node_id), message, deadline)).body
 
     async def describe(self, node_id: str, deadline: Deadline) -> Hello:
