@@ -11,18 +11,22 @@ A path is divided before it is decoded, so a host may contain what it likes. Wha
 can tell now 503, where the original answered 0 and 500.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
-import falcon
 import falcon.asgi
+from falcon.asgi import Request, Response
 
 from examples.weblog import topology
-from streams.errors import Unavailable
+from streams.errors import StreamsError
+from streams.http.paths import Parameters, instance_of
+from streams.http.problems import KEY_NOT_FOUND, Problem, plain_problem, problem, problem_of
+from streams.http.stores import MEDIA_JSON, METHODS, answer_json, answer_problem
+from streams.queries.asking import BadParameter
 from streams.serdes import JSON
 
-_MAX_MS = (1 << 63) - 1
+_MAX_DIGITS = 18
 
 
 class Hosts(Protocol):
@@ -63,84 +67,93 @@ _STORES: Mapping[str, _Stores] = {
 class WeblogRoutes:
     """Answers everything below `/weblog/`. Event loop only."""
 
-    def __init__(self, hosts: Hosts, *, now_ms: Any) -> None:
-        """*now_ms*: a function that returns Unix time."""
+    def __init__(self, hosts: Hosts, *, now_ms: Callable[[], int]) -> None:
         self._hosts = hosts
         self._now_ms = now_ms
 
     def mount(self, app: falcon.asgi.App[Any, Any]) -> None:
         """Add the routes to *app*."""
-        app.add_sink(self.answer, prefix="/weblog/")
-        app.add_error_handler(Unavailable, refuse)
+        app.add_sink(self, "/weblog/")
 
-    async def answer(self, req: Any, resp: Any, **_: Any) -> None:
+    async def __call__(self, req: Request, resp: Response | None, **_: Any) -> None:
         """Answer one request."""
-        if req.method not in ("GET", "HEAD"):
-            raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
-        resp.content_type = falcon.MEDIA_JSON
-        found = await self._find(_segments(req), req)
-        if isinstance(found, AsyncIterator):
-            resp.stream = await _array(found)
+        if resp is None:
+            return  # a WebSocket, which is refused by not being accepted
+        instance = instance_of(req.scope)
+        if req.method == "OPTIONS":
+            resp.status = 204
+            resp.set_header("Allow", METHODS)
+            return
+        try:
+            found = await self._find(req, instance)
+        except StreamsError as error:
+            found = problem_of(error, instance=instance)
+        if isinstance(found, Problem):
+            answer_problem(resp, found)
+        elif isinstance(found, AsyncIterator):
+            resp.content_type, resp.stream = MEDIA_JSON, found
         else:
-            resp.data = JSON.serialize(found)
+            answer_json(resp, JSON.serialize(found))
 
-    async def _find(self, segments: list[str], request: falcon.asgi.Request) -> Any:
-        what, *rest = segments
+    async def _find(self, req: Request, instance: str) -> Any:
+        """Return the answer: a value, an array in pieces, or a problem. Raises StreamsError."""
+        if req.method not in ("GET", "HEAD"):
+            return plain_problem(405, "the log is only read", instance=instance, headers={"Allow": METHODS})
+        what, *rest = _segments(req)
         stores = _STORES.get(what)
         if stores is None:
-            raise falcon.HTTPNotFound(description="there are /weblog/access and /weblog/bytes")
+            return _no_such_question(instance)
         match rest:
             case ["ALL"]:
-                return self._hosts.entries(stores.total, None, None)
+                return await _array(self._hosts.entries(stores.total, None, None))
             case ["COUNT"]:
                 return await self._hosts.count(stores.total)
             case ["range", from_host, to_host]:
-                return self._hosts.entries(stores.total, from_host, to_host)
+                return await _array(self._hosts.entries(stores.total, from_host, to_host))
             case ["win", host]:
                 return await self._hosts.windows(stores.windowed, host, 0, self._now_ms())
             case ["win", host, from_, to]:
-                return await self._hosts.windows(stores.windowed, host, _time(from_, "from"), _time(to, "to"))
+                return await self._hosts.windows(stores.windowed, host, _time("from", from_), _time("to", to))
             case ["check", host] if what == "access":
                 return await self._hosts.contains(topology.SEEN_HOSTS, host)
             case [host]:
-                return await self._number(stores.total, host)
+                return await self._number(stores.total, host, instance)
             case []:
-                return await self._number(stores.total, request.get_param("host", required=True))
-        raise falcon.HTTPNotFound(description="no such route; a slash in the name of a host is written %2F")
+                given = Parameters(req.scope["query_string"]).text("host")
+                if given is None:
+                    raise BadParameter(
+                        "host", "the host is missing: it is the end of the path, or the parameter `host`"
+                    )
+                return await self._number(stores.total, given, instance)
+        return _no_such_question(instance)
 
-    async def _number(self, store: str, host: str) -> int:
+    async def _number(self, store: str, host: str, instance: str) -> Any:
         found = await self._hosts.get(store, host)
-        if found is None:
-            raise falcon.HTTPNotFound(description="no line of this host was read")
-        return found
+        return problem(KEY_NOT_FOUND, "no line of this host was read", instance=instance) if found is None else found
 
 
-async def refuse(
-    _request: falcon.asgi.Request, _response: falcon.asgi.Response, error: Unavailable, _params: Any
-) -> None:
-    """Answer 503 for what cannot be told now: the client should come again."""
-    raise falcon.HTTPServiceUnavailable(description=str(error), retry_after=max(1, round(error.retry_after_s)))
+def _no_such_question(instance: str) -> Problem:
+    return plain_problem(404, "no such question; a slash in a host is written %2F", instance=instance)
 
 
-def _segments(request: falcon.asgi.Request) -> list[str]:
+def _segments(req: Request) -> list[str]:
     """Return the path behind `/weblog/`, divided before it was decoded."""
-    raw: bytes = request.scope.get("raw_path") or request.path.encode()
-    path = raw.partition(b"?")[0].decode("latin-1")
+    raw: bytes = req.scope.get("raw_path") or req.path.encode()
     try:
-        return [unquote(segment, errors="strict") for segment in path.split("/")[2:]]
-    except UnicodeDecodeError:
-        raise falcon.HTTPBadRequest(description="the path is not UTF-8") from None
+        return [unquote_to_bytes(each).decode() for each in raw.partition(b"?")[0].split(b"/")[2:]]
+    except UnicodeDecodeError as error:
+        raise BadParameter("host", "the path is not UTF-8") from error
 
 
-def _time(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text[:30]) > _MAX_MS:
-        raise falcon.HTTPBadRequest(description=f"{name} is a time in Unix milliseconds, not {text[:40]!r}")
+def _time(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+        raise BadParameter(name, f"{name} is a time in Unix milliseconds")
     return int(text)
 
 
 async def _array(entries: AsyncIterator[tuple[str, int]]) -> AsyncIterator[bytes]:
     """Return the JSON array of *entries* in pieces. The first entry is looked for before anything is sent, so that an
-    error can still be answered; a later one breaks the answer off, which no client takes for a whole one."""
+    error can still be answered; a later one breaks the answer off, and nobody takes it for a whole one."""
     first = await anext(entries, None)
 
     async def pieces() -> AsyncIterator[bytes]:
