@@ -352,7 +352,7 @@ def _operation(
         "summary": summary,
         "tags": [tag],
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in (*parameters, *common)],
-        "responses": {**responses, **_problem_responses(problems)},
+        "responses": {**_refused_at_the_edge(), **responses, **_problem_responses(problems)},
     }
     if body is not None:
         media_types, name = body
@@ -361,6 +361,11 @@ def _operation(
             "content": {media_type: {"schema": _schema(name)} for media_type in media_types},
         }
     return operation
+
+
+def _refused_at_the_edge() -> Document:
+    texts = {"414": "The request line is too long.", "431": "The header fields are too large."}
+    return {status: _response(text, {MEDIA_PROBLEM: {}}) for status, text in texts.items()}
 
 
 def _problem_responses(slugs: Iterable[str]) -> Document:

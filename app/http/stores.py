@@ -23,8 +23,10 @@ class ApproximateNumEntries:
     async def on_get(self, req: Request, resp: Response, store: str) -> None:
         if store not in self._counts.stores:
             raise Problem(404, "there is no such store")
-        scope = parameter(req, "scope") or CLUSTER
-        if scope not in (LOCAL, CLUSTER):
+        scope = parameter(req, "scope")
+        if scope is None:
+            scope = CLUSTER
+        elif scope not in (LOCAL, CLUSTER):
             raise Problem("invalid-parameter", f"scope is `{LOCAL}` or `{CLUSTER}`", parameter="scope")
         may_miss = is_partial_allowed(req)
         if scope == LOCAL:
