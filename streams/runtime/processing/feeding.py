@@ -1,0 +1,326 @@
+"""Feeds the tasks of one sub-topology: reads the input of those that are ready here, and has batches of it processed.
+
+A thread of its own reads the source topics, from the positions that lie in the stores, into a bounded buffer for each
+task, and submits batches to the write section of the node; what a batch takes is decided on the stream thread, when its
+turn has come (`run.py`). Nothing here decides who owns what: a task is ready when the node serves its positions.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from streams.clock import Clock, Deadline
+from streams.errors import Draining, OffsetOutOfRange, Overloaded, ProcessingFailed, StoreDamaged, Unavailable
+from streams.log.base import Log
+from streams.processing import ErrorPolicy, SubTopologyTask
+from streams.processing.compile import PartitionCount
+from streams.records import RecordBatch, TopicPartition
+from streams.runtime.commands import Outcome
+from streams.runtime.node import StreamsNode
+from streams.runtime.processing.buffer import InputBuffer
+from streams.runtime.processing.counters import ProcessingCounters
+from streams.runtime.processing.positions import KEY, InputPosition, positions_store
+from streams.runtime.processing.run import Batch, Care, PartitionRun, ProcessingBounds
+from streams.runtime.processing.view import WatchedView
+from streams.topology.subtopology import SubTopology
+
+logger = logging.getLogger(__name__)
+
+_IDLE_S = 0.1  # between two looks at ownership and punctuations while nothing comes in
+_FULL_S = 0.01
+_SURE_S = 1.0  # a reader that had everything so short a time ago has no older record of that topic
+_ENDS_TIMEOUT_S = 5.0
+_HARD_LIMIT = 4  # times the bound of a buffer: a task that does not process is not read for beyond that
+
+#: Makes the global stores by name; None while they are not complete.
+GlobalStores = Callable[[], Mapping[str, Any] | None]
+
+
+class FailedTask(NamedTuple):
+    """A task that does not go on. `topic` and `offset`: of the record that stopped it; empty and -1: it was none."""
+
+    subtopology: int
+    partition: int
+    topic: str
+    offset: int
+    reason: str
+
+
+class Processing:
+    """Runs one sub-topology. `start` and `stop` belong to its owner; `turn` to its thread, or to a test."""
+
+    def __init__(
+        self,
+        subtopology: SubTopology,
+        *,
+        node: StreamsNode,
+        log: Log,
+        partition_count: PartitionCount,
+        clock: Clock,
+        policy: ErrorPolicy,
+        bounds: ProcessingBounds | None = None,
+        global_stores: GlobalStores = dict,
+    ) -> None:
+        """*node* must run `positions.state_of(subtopology)`."""
+        self.subtopology = subtopology
+        self.counters = ProcessingCounters()
+        self._node = node
+        self._log = log
+        self._reader = log.open_reader()
+        self._partition_count = partition_count
+        self._clock = clock
+        self._policy = policy
+        self._bounds = bounds or ProcessingBounds()
+        self._global_stores = global_stores
+        self._store = positions_store(subtopology)
+        self._timestamps = {
+            topic: source.timestamp for source in subtopology.sources for topic in subtopology.topics_of(source)
+        }
+        self._resets = {
+            topic: source.auto_offset_reset for source in subtopology.sources for topic in subtopology.topics_of(source)
+        }
+        self._runs: dict[int, PartitionRun] = {}
+        self._cares: dict[int, tuple[object, Care]] = {}  # with the tenure that it is of
+        self._assigned: frozenset[int] = frozenset()
+        self._assigned_runs: set[int] = set()
+        self._lock = threading.Lock()
+        self._is_stopping = threading.Event()
+        self._room = threading.Event()  # something was processed
+        self._thread = threading.Thread(target=self._work, name=f"processing-{subtopology.index}", daemon=True)
+
+    def start(self) -> None:
+        """Begin in the background."""
+        self._thread.start()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Begin no batch any more, and close processors once those under way are decided. Idempotent."""
+        self._is_stopping.set()
+        self._reader.wakeup()
+        self._room.set()
+        if self._thread.is_alive():
+            self._thread.join(deadline.remaining_s(self._clock))
+
+    def close(self) -> None:
+        """End all runs: after `stop`, and after the node has answered what was under way. Idempotent."""
+        for run in list(self._runs.values()):
+            run.end()
+        self._reader.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs. Any thread."""
+        return self._thread.is_alive()
+
+    @property
+    def failed(self) -> list[FailedTask]:
+        """The tasks that do not go on here. Any thread."""
+        found: list[FailedTask] = []
+        for partition, (_, care) in sorted(dict(self._cares).items()):
+            error = care.failure
+            if isinstance(error, ProcessingFailed):
+                found.append(
+                    FailedTask(self.subtopology.index, partition, error.topic, error.offset, f"{error.stage}: {error}")
+                )
+            elif error is not None:
+                found.append(FailedTask(self.subtopology.index, partition, "", -1, f"{type(error).__name__}: {error}"))
+        return found
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """Return how far the input of the tasks that are owned here is processed, as the stores say. Any thread."""
+        found: dict[TopicPartition, int] = {}
+        for partition in list(self._runs):
+            try:
+                row = self._node.replica(self._store, partition).get(KEY)
+            except Exception as error:  # noqa: BLE001 - the task may leave at any time; then it has no position here
+                logger.debug("no position", extra={"task": partition, "reason": str(error)})
+                continue
+            offsets = {} if row is None else InputPosition.decode(row).offsets
+            found |= {TopicPartition(topic, partition): offsets.get(topic, 0) for topic in self._timestamps}
+        return found
+
+    def deliver(self, outcomes: list[tuple[Any, Outcome]]) -> None:
+        """See `streams.runtime.table.Receiver`: on the stream thread. What waits is submitted at once."""
+        for batch, outcome in outcomes:
+            run: PartitionRun = batch.run
+            run.answered(batch, outcome)
+            with self._lock:
+                run.in_flight -= 1
+            self._submit(run)
+        self._room.set()
+
+    def turn(self, timeout_s: float = 0.0) -> None:
+        """Look who is ready, read, and submit; wait up to *timeout_s* for input."""
+        self._follow_ownership()
+        for batch in self._poll(timeout_s):
+            run = self._runs.get(batch.partition)
+            if run is not None and batch.topic in run.buffer.read:
+                run.buffer.add(batch)
+        for run in self._runs.values():
+            self._submit(run)
+
+    def _work(self) -> None:
+        while not self._is_stopping.is_set():
+            try:
+                self.turn(_IDLE_S)
+            except Exception:
+                logger.exception("reading the input failed")  # A bug, or a log that cannot be asked: again, later.
+                self._is_stopping.wait(1.0)
+
+    def _poll(self, timeout_s: float) -> list[RecordBatch]:
+        reading = [run for partition, run in self._runs.items() if partition in self._assigned]
+        if reading and all(len(run.buffer) > self._bounds.buffered_records for run in reading):
+            self._room.clear()
+            self._room.wait(min(timeout_s, _FULL_S))
+            return []
+        now_ms = self._clock.time_ms()
+        for run in self._runs.values():
+            if run.next_punctuation_ms is not None and run.care.failure is None:
+                timeout_s = min(timeout_s, max(_FULL_S, (run.next_punctuation_ms - now_ms) / 1000))
+            elif run.buffer.has_next:
+                timeout_s = min(timeout_s, _FULL_S)  # It is under way, or waits for its next attempt.
+        try:
+            return self._reader.poll(timeout_s)
+        except OffsetOutOfRange as error:
+            self._lost(error)
+            return []
+        finally:
+            self._look_for_older()
+
+    def _look_for_older(self) -> None:
+        """Note which topics may have records that are older than those of the others."""
+        if len(self._timestamps) < 2:
+            return
+        sure_at = self._clock.monotonic() - _SURE_S
+        for partition, run in self._runs.items():
+            run.buffer.unsure = frozenset(
+                topic
+                for topic in self._timestamps
+                if self._reader.caught_up_at(TopicPartition(topic, partition)) < sure_at
+            )
+
+    def _submit(self, run: PartitionRun) -> None:
+        """Have the next batch of *run* decided, if there is something to do and room for it. Either thread."""
+        while True:
+            with self._lock:
+                if (
+                    self._is_stopping.is_set()
+                    or run.in_flight >= self._bounds.batches_in_flight
+                    or not run.is_due(self._clock.monotonic(), self._clock.time_ms())
+                    or (run.in_flight and not run.buffer.has_next)
+                ):
+                    return
+                run.in_flight += 1
+            batch = Batch(run)
+            try:
+                deadline = Deadline.after(self._bounds.timeout_s, self._clock)
+                self._node.table.submit(batch, deadline, self, batch)
+            except (Overloaded, Draining):
+                with self._lock:
+                    run.in_flight -= 1
+                return
+
+    def _follow_ownership(self) -> None:
+        """Begin the runs of tasks that have become ready, and end those of tasks that are not any more."""
+        ready: dict[int, PartitionRun] = {}
+        owned = self._node.thread.owned
+        for partition in sorted(owned):
+            run = self._runs.get(partition)
+            task = self._node.thread.tasks.get(partition)
+            is_same = run is not None and task is not None and run.begun_with == (task, task.store, task.tenure)
+            if run is not None and is_same and not run.is_over:
+                ready[partition] = run
+            elif task is not None and (begun := self._begin(partition)) is not None:
+                ready[partition] = begun
+        for partition, run in self._runs.items():
+            if ready.get(partition) is not run:
+                run.end()
+        for partition in self._cares.keys() - owned:
+            del self._cares[partition]
+        self._runs = ready
+        self._assign()
+
+    def _begin(self, partition: int) -> PartitionRun | None:
+        """Return a run of *partition* if its task is ready."""
+        task = self._node.thread.tasks[partition]
+        tenure = task.tenure
+        try:
+            reader = self._node.reader(self._store, partition)
+            row = reader.get(KEY)
+        except Unavailable:
+            return None
+        except Exception as error:  # noqa: BLE001 - rocksdict's own; explained, and met again if it is more than a move
+            if isinstance(task.store.explain(error), StoreDamaged):
+                self._node.report_damage(partition, str(error))
+            return None
+        kept_tenure, care = self._cares.get(partition, (None, Care()))
+        if kept_tenure is not tenure:
+            care = Care()
+        self._cares[partition] = (tenure, care)
+        if care.failure is not None or tenure is None or self._global_stores() is None:
+            return None
+        offsets = {} if row is None else InputPosition.decode(row).offsets
+        return PartitionRun(
+            task,
+            subtopology=self.subtopology,
+            row=row,
+            buffer=InputBuffer(self._starts(partition, offsets), self._timestamps),
+            care=care,
+            make_engine=self._make_engine,
+            bounds=self._bounds,
+            clock=self._clock,
+            counters=self.counters,
+        )
+
+    def _starts(self, partition: int, offsets: Mapping[str, int]) -> dict[str, int]:
+        """Return where to begin each topic that has *partition*: where *offsets* say, else where its source says."""
+        topics = [topic for topic in self._timestamps if partition < self._partition_count(topic)]
+        latest = [topic for topic in topics if topic not in offsets and self._resets[topic] == "latest"]
+        places = [TopicPartition(topic, partition) for topic in latest]
+        ends = self._log.end_offsets(places, Deadline.after(_ENDS_TIMEOUT_S, self._clock)) if places else {}
+        return {topic: offsets.get(topic, ends.get(TopicPartition(topic, partition), 0)) for topic in topics}
+
+    def _make_engine(self, view: WatchedView, partition: int, stream_time_ms: int) -> SubTopologyTask:
+        return SubTopologyTask(
+            self.subtopology,
+            partition,
+            view=view,
+            partition_count=self._partition_count,
+            now_ms=self._clock.time_ms,
+            policy=self._policy,
+            global_stores=self._global_stores(),
+            stream_time_ms=stream_time_ms,
+        )
+
+    def _assign(self) -> None:
+        """Have the reader read for all runs, but for those of which too much waits already."""
+        hard = self._bounds.buffered_records * _HARD_LIMIT
+        soft = self._bounds.buffered_records
+
+        def is_read(partition: int, run: PartitionRun) -> bool:
+            return run.care.failure is None and len(run.buffer) <= (hard if partition in self._assigned else soft)
+
+        wanted = frozenset(partition for partition, run in self._runs.items() if is_read(partition, run))
+        begun = {id(self._runs[partition]) for partition in wanted}
+        if wanted == self._assigned and begun == self._assigned_runs:
+            return
+        self._assigned, self._assigned_runs = wanted, begun
+        self._reader.assign(
+            {
+                TopicPartition(topic, partition): offset
+                for partition in wanted
+                for topic, offset in self._runs[partition].buffer.read.items()
+            }
+        )
+
+    def _lost(self, error: OffsetOutOfRange) -> None:
+        """What was to be read next is not there: removed by age before it was read, or the topic was made anew."""
+        self.counters.lost_positions += 1
+        logger.error(
+            "input lost: its topic was cut off before it was processed, or made anew; going on with what there is",
+            extra={"topic": error.topic, "partition": error.partition, "offset": error.offset},
+        )
+        run = self._runs.get(error.partition)
+        if run is not None:
+            run.buffer.restart(error.topic)
+        self._assigned = frozenset()

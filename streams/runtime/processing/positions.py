@@ -1,0 +1,103 @@
+"""How far the input of a task is processed: the row that says so, its topic, and the table that it is a row of.
+
+Each batch of input writes this row, in the one group in which its outputs and changes are. So who finds the row finds
+everything that the batch did, and who does not find it finds nothing of it. Its id differs from batch to batch: an
+engine that has not made the newest row knows that it is not the newest engine.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from streams.errors import PoisonRecord
+from streams.records import ProducerRecord, Record
+from streams.runtime.group import EVENT_ID
+from streams.topology.graph import Topology
+from streams.topology.subtopology import SubTopology
+
+KEY = b"input"
+
+#: The rows are looked for when the outcome of an append is not known, so they must not be compacted away meanwhile.
+TOPIC_CONFIG: Mapping[str, str] = {
+    "cleanup.policy": "compact",
+    "min.compaction.lag.ms": "600000",
+    "max.compaction.lag.ms": "86400000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputPosition:
+    """`offsets`: topic to the next offset to process. `stream_time_ms`: the greatest timestamp so far, -1 before any.
+    `expired`: store to the key of rows before which all have outlived their retention, where that has changed."""
+
+    batch_id: bytes
+    offsets: Mapping[str, int]
+    stream_time_ms: int
+    expired: Mapping[str, bytes] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Return the row."""
+        document = {
+            "batch": self.batch_id.hex(),
+            "offsets": dict(self.offsets),
+            "stream_time_ms": self.stream_time_ms,
+            "expired": {store: key.hex() for store, key in self.expired.items()},
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, row: bytes) -> "InputPosition":
+        """Read a row. Raises PoisonRecord for one that is none."""
+        try:
+            found = json.loads(row)
+            return cls(
+                bytes.fromhex(found["batch"]),
+                {str(topic): int(offset) for topic, offset in found["offsets"].items()},
+                int(found["stream_time_ms"]),
+                {str(store): bytes.fromhex(key) for store, key in found["expired"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PoisonRecord("not-a-position", str(error)) from error
+
+    def record(self, subtopology: SubTopology, partition: int) -> ProducerRecord:
+        """Return the record that makes the row."""
+        headers = ((EVENT_ID, str(UUID(bytes=self.batch_id)).encode()),)
+        return ProducerRecord(positions_topic(subtopology), partition, KEY, self.encode(), headers)
+
+
+def positions_topic(subtopology: SubTopology) -> str:
+    """Return the topic of the positions of *subtopology*."""
+    return f"{subtopology.application_id}-{subtopology.index}-positions"
+
+
+def positions_store(subtopology: SubTopology) -> str:
+    """Return the store of the positions of *subtopology*."""
+    return f"{subtopology.index}-positions"
+
+
+def state_of(subtopology: SubTopology) -> Topology:
+    """Return what a task of *subtopology* keeps when it runs: its positions, which come first because every group has
+    one, and its stores. All of them must have a changelog of their own."""
+    topology = Topology(f"{subtopology.application_id}-{subtopology.index}")
+    topology.table(
+        topic=positions_topic(subtopology), store=positions_store(subtopology), materialise=_row, expiry=_expiry
+    )
+    for table in subtopology.state.tables:
+        topology.table(topic=table.topic, store=table.store, materialise=table.materialise)
+    return topology
+
+
+def _row(record: Record | ProducerRecord) -> tuple[bytes, bytes | None]:
+    if record.key is None:
+        raise PoisonRecord("no-key")
+    if record.value is not None:
+        InputPosition.decode(record.value)
+    return record.key, record.value
+
+
+def _expiry(record: Record) -> Mapping[str, bytes]:
+    try:
+        return {} if record.value is None else InputPosition.decode(record.value).expired
+    except PoisonRecord:
+        return {}  # It has no row, either.
