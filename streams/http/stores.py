@@ -50,7 +50,7 @@ _MAX_DEADLINE_S = 60.0
 _MAX_STALENESS = re.compile(
     r"(?:^|[,;])\s*max-staleness\s*=\s*\"?(\d{1,9}(?:\.\d{1,3})?)\"?\s*(?:[,;]|$)", re.IGNORECASE
 )
-_METHODS = "GET, HEAD, OPTIONS"
+METHODS = "GET, HEAD, OPTIONS"
 _KINDS = (GET, ALL, RANGE, PREFIX, WINDOW, SESSION, COUNT)
 
 
@@ -75,9 +75,9 @@ class Stores:
         instance = instance_of(req.scope)
         if req.method == "OPTIONS":
             resp.status = 204
-            resp.set_header("Allow", _METHODS)
+            resp.set_header("Allow", METHODS)
         elif req.method not in ("GET", "HEAD"):
-            refused = plain_problem(405, "a store is only read", instance=instance, headers={"Allow": _METHODS})
+            refused = plain_problem(405, "a store is only read", instance=instance, headers={"Allow": METHODS})
             answer_problem(resp, refused)
         else:
             try:

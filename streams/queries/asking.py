@@ -164,7 +164,9 @@ class Answer(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the answer as bytes: a head in JSON, then the rows as they are."""
-        head = json.dumps([_text(self.until), self.parts, self.refusals], separators=(",", ":")).encode()
+        head = json.dumps(
+            [len(self.rows), _text(self.until), self.parts, self.refusals], separators=(",", ":")
+        ).encode()
         pieces = [_HEAD.pack(len(head)), head]
         for key, row in self.rows:
             pieces += (_ROW.pack(len(key), len(row)), key, row)
@@ -176,14 +178,14 @@ class Answer(NamedTuple):
         try:
             (length,) = _HEAD.unpack_from(data)
             at = _HEAD.size + length
-            until, parts, refusals = json.loads(data[_HEAD.size : at])
+            count, until, parts, refusals = json.loads(data[_HEAD.size : at])
             rows = []
             while at < len(data):
                 key_length, row_length = _ROW.unpack_from(data, at)
                 middle = at + _ROW.size + key_length
                 rows.append((data[at + _ROW.size : middle], data[middle : middle + row_length]))
                 at = middle + row_length
-            if at != len(data):
+            if at != len(data) or len(rows) != count:
                 raise ValueError("the answer of a peer was cut off")
             return cls(rows, _bytes(until), [Part(*one) for one in parts], [Refusal(*one) for one in refusals])
         except (TypeError, struct.error, RecursionError) as error:

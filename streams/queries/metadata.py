@@ -10,9 +10,11 @@ from streams.cluster import ClusterView, NodeInfo
 
 #: The position of each partition that a node holds, by its id; None when it has not told.
 PositionsOf = Callable[[str], Mapping[int, int] | None]
+#: Whether a node, by its id, is suspected to be dead.
+IsSuspected = Callable[[str], bool]
 
 
-def nodes(view: ClusterView, is_suspected: Callable[[str], bool]) -> list[dict[str, Any]]:
+def nodes(view: ClusterView, is_suspected: IsSuspected) -> list[dict[str, Any]]:
     """Return the nodes of *view*, by id."""
     return [
         {
@@ -27,7 +29,7 @@ def nodes(view: ClusterView, is_suspected: Callable[[str], bool]) -> list[dict[s
 
 
 def partitions(
-    view: ClusterView, numbers: Sequence[int], positions_of: PositionsOf, is_suspected: Callable[[str], bool]
+    view: ClusterView, numbers: Sequence[int], positions_of: PositionsOf, is_suspected: IsSuspected
 ) -> list[dict[str, Any]]:
     """Return for each partition of *numbers* who owns and who follows it, how far each is, and by how many records each
     is behind the one farthest ahead; null where that is not known."""
@@ -36,7 +38,7 @@ def partitions(
 
 
 def _partition(
-    view: ClusterView, number: int, told: Mapping[str, Mapping[int, int]], is_suspected: Callable[[str], bool]
+    view: ClusterView, number: int, told: Mapping[str, Mapping[int, int]], is_suspected: IsSuspected
 ) -> dict[str, Any]:
     place = view.placements[number] if number < len(view.placements) else None
     holders: list[tuple[str, NodeInfo]] = []

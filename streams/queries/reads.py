@@ -6,7 +6,7 @@ the caller allows that, is named. What goes over HTTP and what Python gets are m
 (`streams.http.stores`, `streams.queries.stores`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from typing import NamedTuple
@@ -39,15 +39,21 @@ from streams.queries.rows import check_kind, is_point, merge_bounds
 from streams.topology.stores import StoreSpec
 from streams.topology.subtopology import SubTopology
 
+#: (node id, deadline) to the position of each partition; raises Unavailable, ValueError.
+AskPositions = Callable[[str, Deadline], Awaitable[Mapping[int, int] | None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One sub-topology among the nodes. `peers` and `fan_out` None: this node is alone, or has everything itself."""
+    """One sub-topology among the nodes. `peers` and `fan_out` None: this node is alone, or has everything itself.
+    `ask_positions`: asks another node how far its copies are."""
 
     local: LocalStores
     counts: Counts
+    clock: Clock
     peers: Peers | None = None
     fan_out: FanOut | None = None
+    ask_positions: AskPositions | None = None
 
     @property
     def node(self) -> QueryNode:

@@ -177,7 +177,7 @@ class Cluster:
         fan_out = None if is_alone else FanOut(node=node, peers=self.peers, clock=CLOCK)
         local = LocalStores(node=node, subtopology=self.subtopology)
         counts = Counts(node=node, stores=dict.fromkeys(self.subtopology.stores), peers=peers, fan_out=fan_out)
-        channels = [Channel(local, counts, peers, fan_out)]
+        channels = [Channel(local, counts, CLOCK, peers, fan_out)]
         self.peers.operations[name] = {**local.operations(), **counts.operations()}
         if name in self.global_nodes:
             whole = self.topology.global_subtopology
@@ -185,7 +185,9 @@ class Cluster:
             there = self.global_nodes[name]
             channels.append(
                 Channel(
-                    LocalStores(node=there, subtopology=whole), Counts(node=there, stores=dict.fromkeys(whole.stores))
+                    LocalStores(node=there, subtopology=whole),
+                    Counts(node=there, stores=dict.fromkeys(whole.stores)),
+                    CLOCK,
                 )
             )
         return StoreReads(channels, cursors=Cursors(b"", application_id="tests"), clock=CLOCK)
