@@ -95,13 +95,27 @@ class LoopbackPeers:
 class Cluster:
     """Nodes with all sub-topologies that have state, on one log."""
 
-    def __init__(self, topology: ProcessorTopology, names: Sequence[str], *, standbys: int = 0) -> None:
+    def __init__(
+        self,
+        topology: ProcessorTopology,
+        names: Sequence[str],
+        *,
+        standbys: int = 0,
+        addresses: Mapping[str, str] = {},
+    ) -> None:
         self.topology = topology
         self.peers = LoopbackPeers()
         (self.subtopology,) = topology.subtopologies
         self.log = MemoryLog(clock=CLOCK, group=MemoryGroup(clock=CLOCK, session_timeout_s=3.0, is_threaded=True))
         self.nodes = {
-            name: make_node(self.subtopology, self.log, name, num_standby_replicas=standbys) for name in names
+            name: make_node(
+                self.subtopology,
+                self.log,
+                name,
+                num_standby_replicas=standbys,
+                address=addresses.get(name, f"http://{name}:1"),
+            )
+            for name in names
         }
         whole = topology.global_subtopology
         self.global_nodes = (
@@ -203,7 +217,7 @@ def make_node(subtopology: SubTopology, log: MemoryLog, name: str, **config: Any
         topics=[TopicSpec(topic, {"cleanup.policy": "compact"}, partitions=PARTITIONS) for topic in state.topics],
         log=log,
         stores=MemoryStoreFactory(max_age_ms=None, clock=CLOCK),
-        config=RuntimeConfig(node_id=name, format_version=1, address=f"http://{name}:1", **config),
+        config=RuntimeConfig(node_id=name, format_version=1, **config),
         clock=CLOCK,
         on_fatal=lambda error: print("fatal", error),
     )
