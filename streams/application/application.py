@@ -18,14 +18,14 @@ from streams.application.health import ApplicationHealth
 from streams.application.logs import Logs
 from streams.application.producing import Input, Producer
 from streams.application.settings import StreamsSettings
-from streams.application.topics import TOMBSTONE_RETENTION_MS, PartitionCounts, prepare, runnable
+from streams.application.topics import TOMBSTONE_RETENTION_MS, PartitionCounts, prepare, runnable, table_topics
 from streams.clock import Clock, Deadline, SystemClock
 from streams.cluster import OBSERVER
 from streams.config import RuntimeConfig
 from streams.errors import StreamsError, Unavailable
 from streams.files import write_durably
 from streams.lockfile import DirectoryLock
-from streams.log.base import TopicSpec
+from streams.log.base import Log, TopicSpec
 from streams.records import Headers, TopicPartition
 from streams.runtime.node import StreamsNode
 from streams.runtime.processing import Processing, ProcessingBounds, ProcessingCounters, state_of
@@ -53,6 +53,7 @@ class StreamsApplication:
         self.settings = settings or StreamsSettings()
         self.topology = runnable(topology, self.settings.application_id)
         self.application_id = self.topology.application_id
+        self._table_topics = table_topics(topology)
         self.clock = clock or SystemClock()
         #: By name: the index of a sub-topology, `global-<topic>` for a global table. Empty before `start`.
         self.nodes: Mapping[str, StreamsNode] = {}
@@ -175,6 +176,13 @@ class StreamsApplication:
             raise Unavailable("the application was not started")
         return self._producer
 
+    @property
+    def log(self) -> Log:
+        """The log, for readers and questions of one's own. Raises Unavailable before `start`."""
+        if self._logs is None:
+            raise Unavailable("the application was not started")
+        return self._logs.shared
+
     def produce(
         self,
         topic: str,
@@ -199,7 +207,7 @@ class StreamsApplication:
     def _open(self) -> None:
         settings, clock = self.settings, self.clock
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = DirectoryLock(settings.data_dir, note=f"{self.application_id}, {settings.address}")
+        lock = DirectoryLock(settings.data_dir, note=settings.address or self.application_id)
         lock.acquire()
         self._stack.callback(lock.release)
         node_id = settings.node_id or _kept(settings.data_dir / "node-id")
@@ -211,6 +219,7 @@ class StreamsApplication:
             logs.shared,
             counts,
             create_topics=settings.create_topics,
+            compacted=self._table_topics,
             policy=settings.policy(),
             replication_factor=settings.replication_factor,
             deadline=Deadline.after(settings.start_timeout_ms / 1000, clock),
@@ -248,7 +257,7 @@ class StreamsApplication:
             config=RuntimeConfig(
                 node_id=node_id,
                 format_version=_ROW_FORMAT,
-                address=settings.address,
+                address=settings.address or f"http://{node_id}.invalid:1",
                 rack=settings.rack,
                 role=role,
                 num_standby_replicas=settings.num_standby_replicas,

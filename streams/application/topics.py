@@ -4,7 +4,7 @@ Before a topology runs, each of its stores gets a changelog of its own: also a t
 one, and a store that was asked not to be logged (docs/decisions/0022).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from streams.clock import Clock, Deadline
@@ -42,6 +42,11 @@ def runnable(topology: ProcessorTopology, application_id: str | None) -> Process
         subtopologies=tuple(prepared(each) for each in topology.subtopologies),
         global_subtopology=None if whole is None else replace(whole, application_id=name),
     )
+
+
+def table_topics(topology: ProcessorTopology) -> frozenset[str]:
+    """Return the topics that are read as tables, of a topology as it was built: they keep the last record of a key."""
+    return frozenset(spec.source_topic for spec in topology.stores.values() if spec.source_topic is not None)
 
 
 class PartitionCounts:
@@ -85,18 +90,22 @@ def prepare(
     counts: PartitionCounts,
     *,
     create_topics: Mapping[str, int],
+    compacted: Collection[str],
     policy: ErrorPolicy,
     replication_factor: int | None,
     deadline: Deadline,
 ) -> tuple[int, ...]:
-    """Make what is missing; return how many tasks each sub-topology has. Raises TopologyError for a user's topic that
-    does not exist or does not fit, TopicMismatch, LogUnavailable."""
+    """Make what is missing; return how many tasks each sub-topology has. *compacted*: topics that are, if they are
+    made here. Raises TopologyError for a user's topic that does not exist or does not fit, TopicMismatch,
+    LogUnavailable."""
     theirs = tuple(dict.fromkeys((*topology.source_topics, *named_sinks(topology), *create_topics)))
     known = counts.learn(theirs, deadline)
     missing = {topic: number for topic, number in create_topics.items() if topic not in known}
     quarantine = policy.quarantine_topic or f"{topology.application_id}-quarantine"
     if missing:
-        log.ensure_topics([_spec(one, {}, number, replication_factor) for one, number in missing.items()], deadline)
+        policies = {topic: {"cleanup.policy": "compact"} if topic in compacted else {} for topic in missing}
+        wanted = [_spec(topic, policies[topic], number, replication_factor) for topic, number in missing.items()]
+        log.ensure_topics(wanted, deadline)
         known = counts.learn(theirs, deadline)
     for topic in theirs:
         if topic not in known:
