@@ -22,18 +22,19 @@ class StreamsSettings:
 
     `application_id` None: the topology's. `bootstrap_servers` None: the embedded log in `data_dir`, and one process.
     `data_dir`: of this process alone; stores, and the embedded log. `address`: `http://host:port`, as peers reach this
-    process. `num_standby_replicas`: how many other processes keep a warm copy of each task. `role`: `member`, or
-    `observer`, which follows all stores and processes nothing. `on_deserialization_error`, `on_processing_error`: stop,
-    skip or quarantine. `create_topics`: topics of users that are made when they are missing, with their number of
-    partitions; Kafka's other topics must exist. `batch_records`, `batch_ms`: bounds of what one transaction processes
-    of a partition. `buffered_records`: of one task's input that may be read ahead. `shared_settings`: what must be the
-    same in every process, besides the topology. `kafka`: settings of kafka-python by name.
+    process; None: they cannot. `num_standby_replicas`: how many other processes keep a warm copy of each task.
+    `role`: `member`, or `observer`, which follows all stores and processes nothing. `on_deserialization_error`,
+    `on_processing_error`: stop, skip or quarantine. `create_topics`: topics of users that are made when they are
+    missing, with their number of partitions; all others must exist. `batch_records`, `batch_ms`: bounds of what one
+    transaction processes of a partition. `buffered_records`: of one task's input that may be read ahead.
+    `shared_settings`: what must be the same in every process, besides the topology. `kafka`: settings of kafka-python
+    by name.
     """
 
     application_id: str | None = None
     bootstrap_servers: str | None = None
     data_dir: Path = Path("data")
-    address: str = "http://127.0.0.1:1"
+    address: str | None = None
     node_id: str | None = None
     rack: str = ""
     role: str = MEMBER
@@ -68,7 +69,7 @@ class StreamsSettings:
         for topic, partitions in self.create_topics.items():
             if not topic or partitions < 1:
                 raise ConfigError(f"create_topics: {topic!r} cannot have {partitions} partitions")
-        parts = urlsplit(self.address)
+        parts = urlsplit(self.address or "http://nowhere")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"address is http://host:port, not {self.address!r}")
         if self.bootstrap_servers is None and (self.num_standby_replicas or self.role == OBSERVER):

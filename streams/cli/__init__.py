@@ -1,0 +1,1 @@
+"""The command line of `streams`: one module for each command, which `streams.cli.main` lists."""
