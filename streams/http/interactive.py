@@ -40,7 +40,8 @@ _MAX_QUESTION_BYTES = 1 << 20
 
 
 class QueriedApplication(Protocol):
-    """The application (`streams.application.StreamsApplication`), as far as queries are concerned."""
+    """The application (`streams.application.StreamsApplication`), as far as queries are concerned. It has nodes from
+    its start on."""
 
     @property
     def topology(self) -> ProcessorTopology: ...
@@ -51,7 +52,9 @@ class QueriedApplication(Protocol):
 
 
 class InteractiveQueries:
-    """What can be asked of an application. Event loop only, from `start` on; `mount` is called before."""
+    """What can be asked of an application. Event loop only, from `start` on; `mount` is called before.
+
+    `reads` answers in bytes, `stores` in Python; both raise Unavailable until the application has started."""
 
     def __init__(
         self,
@@ -62,28 +65,16 @@ class InteractiveQueries:
         clock: Clock | None = None,
         peer_settings: PeerSettings | None = None,
     ) -> None:
-        """*application* is made, and need not be started. *secret*: shared by all instances; empty will do while they
-        are on this machine. *is_alone*: there are no other instances. Raises ConfigError."""
+        """*application* need not be started before `start`. *secret*: shared by all instances; empty will do while they
+        are on this machine. *is_alone*: there are no other instances."""
+        self._application = application
         self._clock = clock or SystemClock()
         self._secret = secret
+        self._is_alone = is_alone
+        self._settings = peer_settings or PeerSettings()
         self._links: list[_Link] = []
-        topology = application.topology
-        whole = topology.global_subtopology
-        channels = []
-        for subtopology in (*topology.subtopologies, *([] if whole is None else [whole])):
-            stores = [name for name in subtopology.stores if subtopology.changelog_of(name) is not None]
-            if not stores:
-                continue
-            node = application.node_of(stores[0])
-            if is_alone or subtopology.is_global:
-                channels.append(self._lone(node, subtopology))
-            else:
-                channels.append(
-                    self._linked(node, subtopology, topology.application_id, peer_settings or PeerSettings())
-                )
-        cursors = Cursors(secret, application_id=topology.application_id)
-        self.reads = StoreReads(channels, cursors=cursors, clock=self._clock)
-        #: The same for Python.
+        cursors = Cursors(secret, application_id=application.topology.application_id)
+        self.reads = StoreReads(None, cursors=cursors, clock=self._clock)
         self.stores = StoreQueries(self.reads)
 
     def mount(self, app: falcon.asgi.App[Any, Any]) -> None:
@@ -94,30 +85,45 @@ class InteractiveQueries:
         app.add_middleware(_Lifespan(self))
 
     async def start(self) -> None:
-        """Begin to watch the other instances."""
-        for link in self._links:
-            link.start()
+        """Begin: the application has been started. Raises ConfigError when the secret does not do. Idempotent."""
+        if not self.reads.is_bound:
+            self.reads.bind(self._channels())
+            for link in self._links:
+                link.start()
 
     async def stop(self) -> None:
         """End all waiting for other instances. Idempotent."""
         await asyncio.gather(*(link.stop() for link in self._links))
 
-    def _lone(self, node: QueryNode, subtopology: SubTopology) -> Channel:
-        local = LocalStores(node=node, subtopology=subtopology)
-        return Channel(local, Counts(node=node, stores=_countable(subtopology)), self._clock)
+    def _channels(self) -> list[Channel]:
+        """Return a channel for each sub-topology that has stores, and for each topic of global tables."""
+        topology = self._application.topology
+        whole = topology.global_subtopology
+        channels = []
+        for subtopology in (*topology.subtopologies, *([] if whole is None else [whole])):
+            stores_of: dict[int, tuple[QueryNode, list[str]]] = {}
+            for store in subtopology.stores:
+                if subtopology.changelog_of(store) is not None:
+                    node = self._application.node_of(store)
+                    stores_of.setdefault(id(node), (node, []))[1].append(store)
+            for node, stores in stores_of.values():
+                channels.append(self._channel(node, subtopology, stores))
+        return channels
 
-    def _linked(
-        self, node: QueryNode, subtopology: SubTopology, application_id: str, settings: PeerSettings
-    ) -> Channel:
-        keys = derive_keys(self._secret, application_id=application_id, own_address=node.info.address)
-        prefix = PREFIX + b"%d/" % subtopology.index
-        link = _Link(node, keys, prefix, settings, self._clock)
-        fan_out = FanOut(node=node, peers=link.peers, clock=self._clock)
+    def _channel(self, node: QueryNode, subtopology: SubTopology, stores: list[str]) -> Channel:
         local = LocalStores(node=node, subtopology=subtopology)
-        counts = Counts(node=node, stores=_countable(subtopology), peers=link.peers, fan_out=fan_out)
+        countable = dict.fromkeys(stores)
+        if self._is_alone or subtopology.is_global:
+            return Channel(stores, local, Counts(node=node, stores=countable), self._clock)
+        keys = derive_keys(
+            self._secret, application_id=self._application.topology.application_id, own_address=node.info.address
+        )
+        link = _Link(node, keys, PREFIX + b"%d/" % subtopology.index, self._settings, self._clock)
+        fan_out = FanOut(node=node, peers=link.peers, clock=self._clock)
+        counts = Counts(node=node, stores=countable, peers=link.peers, fan_out=fan_out)
         link.open_gate({**local.operations(), **counts.operations()})
         self._links.append(link)
-        return Channel(local, counts, self._clock, link.peers, fan_out, link.ask_positions)
+        return Channel(stores, local, counts, self._clock, link.peers, fan_out, link.ask_positions)
 
     async def _answer_peer(self, req: Request, resp: Response | None, **_: Any) -> None:
         """Answer what another instance sent."""
@@ -221,7 +227,3 @@ class _Lifespan:
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         await self._queries.stop()
-
-
-def _countable(subtopology: SubTopology) -> dict[str, None]:
-    return dict.fromkeys(name for name in subtopology.stores if subtopology.changelog_of(name) is not None)

@@ -70,7 +70,7 @@ async def instances_of_key(reads: StoreReads, store: str, key: bytes) -> dict[st
 
 
 def _stores(reads: StoreReads, channel: Channel) -> list[str]:
-    return [name for name in reads.stores if name in channel.subtopology.stores]
+    return [name for name in reads.stores if name in channel.stores]
 
 
 async def _partitions(channel: Channel, only: int | None) -> list[dict[str, Any]]:

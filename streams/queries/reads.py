@@ -45,9 +45,11 @@ AskPositions = Callable[[str, Deadline], Awaitable[Mapping[int, int] | None]]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One sub-topology among the nodes. `peers` and `fan_out` None: this node is alone, or has everything itself.
-    `ask_positions`: asks another node how far its copies are."""
+    """One group of nodes, and the stores that they have: those of a sub-topology, or of one global topic. `peers` and
+    `fan_out` None: this node is alone, or has everything itself. `ask_positions`: asks another node how far its copies
+    are."""
 
+    stores: Sequence[str]
     local: LocalStores
     counts: Counts
     clock: Clock
@@ -79,25 +81,38 @@ class RawPage(NamedTuple):
 class StoreReads:
     """Event loop only."""
 
-    def __init__(self, channels: Sequence[Channel], *, cursors: Cursors, clock: Clock) -> None:
+    def __init__(self, channels: Sequence[Channel] | None, *, cursors: Cursors, clock: Clock) -> None:
+        """*channels* None: they come with `bind`, when the application has started."""
         self.clock = clock
-        self.channels = channels
+        self.channels: Sequence[Channel] = ()
         self._cursors = cursors
+        self._by_store: Mapping[str, Channel] | None = None
+        if channels is not None:
+            self.bind(channels)
+
+    def bind(self, channels: Sequence[Channel]) -> None:
+        """Answer from *channels* from now on."""
+        self.channels = channels
         self._by_store = {
             name: channel
             for channel in channels
-            for name, spec in channel.subtopology.stores.items()
-            if spec.is_queryable and channel.subtopology.changelog_of(name) is not None
+            for name in channel.stores
+            if channel.subtopology.stores[name].is_queryable
         }
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether there is an application to ask."""
+        return self._by_store is not None
 
     @property
     def stores(self) -> Mapping[str, StoreSpec]:
         """The stores that can be queried, by name."""
-        return {name: channel.subtopology.stores[name] for name, channel in sorted(self._by_store.items())}
+        return {name: channel.subtopology.stores[name] for name, channel in sorted(self._bound().items())}
 
     def channel(self, store: str) -> Channel:
-        """Return the channel of *store*. Raises UnknownStore."""
-        found = self._by_store.get(store)
+        """Return the channel of *store*. Raises UnknownStore, Unavailable before the application has started."""
+        found = self._bound().get(store)
         if found is None:
             raise UnknownStore("there is no such store")
         return found
@@ -148,6 +163,11 @@ class StoreReads:
         if scope == LOCAL or channel.subtopology.is_global:
             return await channel.counts.local(store)
         return await channel.counts.cluster(store, deadline, is_partial=is_partial)
+
+    def _bound(self) -> Mapping[str, Channel]:
+        if self._by_store is None:
+            raise Unavailable("the application has not been started")
+        return self._by_store
 
     async def _ask_global(self, channel: Channel, ask: Ask, deadline: Deadline) -> RawPage:
         """Answer from the copy of a global table that is here. A key is looked for in every partition: whoever filled

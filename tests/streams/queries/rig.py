@@ -191,7 +191,7 @@ class Cluster:
         fan_out = None if is_alone else FanOut(node=node, peers=self.peers, clock=CLOCK)
         local = LocalStores(node=node, subtopology=self.subtopology)
         counts = Counts(node=node, stores=dict.fromkeys(self.subtopology.stores), peers=peers, fan_out=fan_out)
-        channels = [Channel(local, counts, CLOCK, peers, fan_out)]
+        channels = [Channel(tuple(self.subtopology.stores), local, counts, CLOCK, peers, fan_out)]
         self.peers.operations[name] = {**local.operations(), **counts.operations()}
         if name in self.global_nodes:
             whole = self.topology.global_subtopology
@@ -199,6 +199,7 @@ class Cluster:
             there = self.global_nodes[name]
             channels.append(
                 Channel(
+                    tuple(whole.stores),
                     LocalStores(node=there, subtopology=whole),
                     Counts(node=there, stores=dict.fromkeys(whole.stores)),
                     CLOCK,
