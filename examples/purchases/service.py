@@ -1,13 +1,19 @@
-"""The topics of one instance, for its routes: what is sent to them and read from them."""
+"""Puts the parts of one instance together, and gives its routes the topics: to send to, and to read."""
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from examples.purchases.routes import Pair
+import falcon.asgi
+
+from examples import serving
+from examples.purchases.routes import Pair, TopicRoutes
+from examples.purchases.topology import PURCHASES, VERSIONS, WAIT_MS, Version, enriched
 from streams.application import StreamsApplication
 from streams.application.producing import Input
 from streams.clock import Deadline
-from streams.errors import LogUnavailable
+from streams.errors import ConfigError, LogUnavailable
 from streams.records import TopicPartition
 
 MAX_VALUES = 10_000
@@ -15,11 +21,47 @@ _TIMEOUT_S = 10.0
 _POLL_S = 0.2
 
 
+def partitions(version: Version) -> dict[str, int]:
+    """Return the topics that are made when they are missing, with as many partitions; the table's is compacted."""
+    return dict.fromkeys((version.events, version.table, version.output), 8)
+
+
+def version_from_env(environment: Mapping[str, str]) -> Version:
+    """Return the version that `PURCHASES_VERSION` names. Raises ConfigError."""
+    name = environment.get("PURCHASES_VERSION") or PURCHASES.events
+    if name not in VERSIONS:
+        raise ConfigError(f"there are the versions {' and '.join(VERSIONS)}, not {name!r}")
+    return VERSIONS[name]
+
+
+def wait_ms_from_env(environment: Mapping[str, str]) -> int:
+    """Return `PURCHASES_WAIT_MS`. Raises ConfigError."""
+    text = environment.get("PURCHASES_WAIT_MS") or str(WAIT_MS)
+    if not text.isdecimal() or len(text) > 10:
+        raise ConfigError(f"PURCHASES_WAIT_MS is a number of milliseconds, not {text!r}")
+    return int(text)
+
+
+def create_app() -> falcon.asgi.App[Any, Any]:
+    """Return the ASGI application of one instance, as the environment says. Raises ConfigError."""
+    version = version_from_env(os.environ)
+    topology = enriched(version, wait_ms_from_env(os.environ))
+    return serving.create_app(topology, lambda app, application, _: mount(app, application, version))
+
+
+def mount(app: falcon.asgi.App[Any, Any], application: StreamsApplication, version: Version) -> None:
+    """Have *app* answer the routes of *version*."""
+    topics = Topics(application)
+    settings = application.settings
+    quarantine = settings.quarantine_topic or f"{application.application_id}-quarantine"
+    TopicRoutes(version, quarantine=quarantine, send=topics.send, read=topics.read).mount(app)
+
+
 class Topics:
     """Topics of a log on which an application runs. Any event loop: what blocks is done on a thread."""
 
     def __init__(self, application: StreamsApplication) -> None:
-        """*application*: started."""
+        """*application*: started before the server says so."""
         self._application = application
 
     async def send(self, topic: str, pairs: Sequence[Pair]) -> None:

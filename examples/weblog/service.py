@@ -1,6 +1,7 @@
 """One instance: the topology that runs, the directory that feeds it, and the routes. Composes, and decides nothing."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,10 +11,11 @@ from typing import Any
 
 import falcon.asgi
 
+from examples import serving
 from examples.weblog.files import FilePosition, Line
 from examples.weblog.hosts import StoredHosts
 from examples.weblog.routes import WeblogRoutes
-from examples.weblog.topology import FILE_POSITIONS, LINES, PLACE
+from examples.weblog.topology import FILE_POSITIONS, LINES, PLACE, TOPICS, weblog
 from examples.weblog.watcher import DirectoryWatcher
 from streams.application import StreamsApplication
 from streams.application.producing import Input
@@ -45,11 +47,25 @@ class WatchSettings:
         )
 
 
+#: Made when they are missing, with as many partitions.
+PARTITIONS = dict.fromkeys(TOPICS, 3)
+
+
+def create_app() -> falcon.asgi.App[Any, Any]:
+    """Return the ASGI application of one instance, as the environment says. Raises ConfigError."""
+    watch = WatchSettings.from_env(os.environ)
+    watch.directory.mkdir(parents=True, exist_ok=True)
+    topology = weblog(os.environ.get("WEBLOG_SCHEMA_REGISTRY_URL") or None)
+    return serving.create_app(
+        topology, lambda app, application, queries: WeblogService(application, queries, watch).mount(app)
+    )
+
+
 class WeblogService:
     """Event loop only."""
 
     def __init__(self, application: StreamsApplication, queries: InteractiveQueries, watch: WatchSettings) -> None:
-        """*application*: started."""
+        """*application*: started before the server says so."""
         self._application = application
         self._queries = queries
         self._poll_interval_s = watch.poll_interval_s

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +30,11 @@ class Step(NamedTuple):
 
     @property
     def only_reads(self) -> bool:
-        return not WRITING & set(shlex.split(self.command))
+        return self.command.startswith("curl ") and not WRITING & set(shlex.split(self.command))
 
 
-def steps(readme: Path) -> Iterator[Step]:
-    """Yield the steps of *readme*; a command that starts with anything but curl is for the reader alone."""
+def steps(readme: Path, programs: Collection[str] = ("curl",)) -> Iterator[Step]:
+    """Yield the steps of *readme*; a command that starts with anything but *programs* is for the reader alone."""
     for block in BLOCK.findall(readme.read_text()):
         command = ""
         wanted: list[str] = []
@@ -42,15 +42,15 @@ def steps(readme: Path) -> Iterator[Step]:
             if line.startswith(ANSWER):
                 wanted.append(line.removeprefix(ANSWER))
                 continue
-            if command.startswith("curl "):
+            if command.split(" ")[0] in programs:
                 yield Step(command, "\n".join(wanted))
             command, wanted = line, []
 
 
-def follow(readme: Path, addresses: Mapping[str, str]) -> int:
+def follow(readme: Path, addresses: Mapping[str, str], programs: Collection[str] = ("curl",)) -> int:
     """Do all steps of *readme*, from the project's root, with each of *addresses* put in the place of its key; return
     how many there were. Raises AssertionError at the first that prints something else than the page says."""
-    found = list(steps(readme))
+    found = list(steps(readme, programs))
     for step in found:
         command = step.command
         for written, real in addresses.items():
