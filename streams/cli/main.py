@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from streams.cli import describing, running
+from streams.cli import describing, running, serving
 from streams.errors import StreamsError
 
 EXIT_CODES = """\
@@ -31,7 +31,7 @@ class Command(Protocol):
     def run(self) -> Callable[[argparse.Namespace], int]: ...
 
 
-COMMANDS: tuple[Command, ...] = (running, describing)
+COMMANDS: tuple[Command, ...] = (running, serving, describing)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
