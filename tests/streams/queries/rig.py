@@ -11,7 +11,7 @@ from typing import Any
 
 from streams.clock import Deadline, SystemClock
 from streams.config import RuntimeConfig
-from streams.dsl import StreamsBuilder, session, tumbling
+from streams.dsl import Processor, ProcessorRecord, StreamsBuilder, session, tumbling
 from streams.log.base import TopicSpec
 from streams.partitioner import partition_for
 from streams.processing import SubTopologyTask, TaskStoreView, committed_store
@@ -34,11 +34,20 @@ PARTITIONS = 4
 MINUTE = 60_000
 
 
+class Remember(Processor[str, int, str, int]):
+    """Puts each key into the membership store."""
+
+    def process(self, record: ProcessorRecord[str, int]) -> None:
+        self.context.store("seen").add(record.key)
+
+
 def everything() -> ProcessorTopology:
     """Stores of every kind over one topic, and a global table."""
     builder = StreamsBuilder("everything")
     builder.global_table("names", key=str, value=str, store="names")
+    builder.add_store("seen", key=str, kind="membership", capacity=1000, error_rate=0.0001)
     words = builder.stream("words", key=str, value=int)
+    words.process(Remember, stores=["seen"])
     grouped = words.group_by_key()
     grouped.reduce(lambda a, b: b, store="last")
     grouped.windowed_by(tumbling(MINUTE, grace_ms=0)).count(store="minutes")
