@@ -219,7 +219,7 @@ class StreamsApplication:
             logs.shared,
             counts,
             create_topics=settings.create_topics,
-            compacted=self._table_topics,
+            compacted=self._table_topics.union(settings.compacted_topics),
             policy=settings.policy(),
             replication_factor=settings.replication_factor,
             deadline=Deadline.after(settings.start_timeout_ms / 1000, clock),

@@ -25,7 +25,8 @@ class StreamsSettings:
     process; None: they cannot. `num_standby_replicas`: how many other processes keep a warm copy of each task.
     `role`: `member`, or `observer`, which follows all stores and processes nothing. `on_deserialization_error`,
     `on_processing_error`: stop, skip or quarantine. `create_topics`: topics of users that are made when they are
-    missing, with their number of partitions; all others must exist. `batch_records`, `batch_ms`: bounds of what one
+    missing, with their number of partitions; all others must exist. What the topology reads as a table is made
+    compacted, and so are `compacted_topics`, which others read so. `batch_records`, `batch_ms`: bounds of what one
     transaction processes of a partition. `buffered_records`: of one task's input that may be read ahead.
     `shared_settings`: what must be the same in every process, besides the topology. `kafka`: settings of kafka-python
     by name.
@@ -44,6 +45,7 @@ class StreamsSettings:
     on_processing_error: str = "stop"
     quarantine_topic: str | None = None
     create_topics: Mapping[str, int] = field(default_factory=dict)
+    compacted_topics: tuple[str, ...] = ()
     replication_factor: int | None = None
     batch_records: int = 2_000
     batch_ms: int = 100
@@ -69,6 +71,9 @@ class StreamsSettings:
         for topic, partitions in self.create_topics.items():
             if not topic or partitions < 1:
                 raise ConfigError(f"create_topics: {topic!r} cannot have {partitions} partitions")
+        for topic in self.compacted_topics:
+            if topic not in self.create_topics:
+                raise ConfigError(f"compacted_topics: {topic!r} is not among create_topics")
         parts = urlsplit(self.address or "http://nowhere")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"address is http://host:port, not {self.address!r}")
@@ -87,7 +92,8 @@ class StreamsSettings:
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> "StreamsSettings":
         """Read variables: each field in capitals after `STREAMS_`, `STREAMS_KAFKA_` for settings of kafka-python.
-        `STREAMS_CREATE_TOPICS` is `topic=partitions`, separated by commas. Raises ConfigError naming the variable."""
+        `STREAMS_CREATE_TOPICS` is `topic=partitions`, separated by commas, as topics of `STREAMS_COMPACTED_TOPICS` are.
+        Raises ConfigError naming the variable."""
         values: dict[str, Any] = {}
         known = {f"{PREFIX}{each.name.upper()}": each for each in fields(cls) if each.name != "kafka"}
         for name, text in environment.items():
@@ -109,6 +115,8 @@ def _parser(kind: Any) -> Callable[[str], Any]:
         return _topics
     if "Mapping[str, str]" in text:
         return _names
+    if "tuple[str, ...]" in text:
+        return _list
     if "Path" in text:
         return Path
     if "int" in text:
@@ -122,6 +130,10 @@ def _topics(text: str) -> dict[str, int]:
         topic, _, partitions = part.strip().partition("=")
         found[topic] = int(partitions)
     return found
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
 
 
 def _names(text: str) -> dict[str, str]:

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from streams.application import StreamsSettings
 from streams.clock import Deadline
 from streams.dsl import StreamsBuilder
+from streams.errors import ConfigError
 from tests.streams.application.rig import embedded
 
 
@@ -18,3 +22,18 @@ def test_a_topic_that_is_read_as_a_table_is_compacted(tmp_path: Path) -> None:
         found = application.log.describe_topics(list(topics), Deadline.after(5, application.clock))
         policies = {name: info.config["cleanup.policy"] for name, info in found.items()}
     assert policies == {"products": "compact", "shops": "compact", "purchases": "delete", "named": "delete"}
+
+
+def test_a_topic_that_others_read_as_a_table_is_compacted_when_the_settings_say_so(tmp_path: Path) -> None:
+    """The topology that writes it cannot know; a topic that it does not make cannot be meant."""
+    builder = StreamsBuilder("writer")
+    builder.stream("lines", key=str, value=str).to("counts")
+    topics = {"lines": 1, "counts": 1}
+    with embedded(builder.build(), tmp_path, topics, compacted_topics=("counts",)) as application:
+        found = application.log.describe_topics(list(topics), Deadline.after(5, application.clock))
+        policies = {name: info.config["cleanup.policy"] for name, info in found.items()}
+    assert policies == {"lines": "delete", "counts": "compact"}
+    given = {"STREAMS_CREATE_TOPICS": "lines=1,counts=2", "STREAMS_COMPACTED_TOPICS": "counts, lines"}
+    assert StreamsSettings.from_env(given).compacted_topics == ("counts", "lines")
+    with pytest.raises(ConfigError, match="'orders' is not among"):
+        StreamsSettings.from_env({**given, "STREAMS_COMPACTED_TOPICS": "orders"})
