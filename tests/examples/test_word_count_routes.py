@@ -20,7 +20,7 @@ HERE = {"host": "127.0.0.1", "port": 9080, "storeNames": ["windowed-word-count",
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """An instance that was told some lines of three minutes of 2018; nothing later, or it would forget these windows."""
+    """An instance that was told lines of three minutes of 2018; nothing later, or it would forget these windows."""
     with running(word_count(), tmp_path_factory.mktemp("words"), TOPICS, mount) as server:
         for minute, text in ((0, "hello streams\nHello all"), (1, "hello"), (3, "zero")):
             target = f"/lines?timestamp={MINUTE + minute * 60_000}"
