@@ -1,0 +1,58 @@
+"""weblog as its README has it: a process of its own on the embedded log, asked with curl."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.examples.readme import ROOT, follow
+from tests.support.service import Service
+
+README = ROOT / "examples" / "weblog" / "README.md"
+STEPS = 12
+LINE = 'last.example - - [28/Aug/1995:00:09:00 -0400] "GET / HTTP/1.0" 200 0\n'
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Service]:
+    environment = {
+        "STREAMS_DATA_DIR": str(tmp_path / "state"),
+        "WEBLOG_DIRECTORY": str(tmp_path / "files"),
+        "WEBLOG_POLL_INTERVAL_MS": "50",
+    }
+    with Service(tmp_path / "instance", environment=environment, module="examples.weblog", arguments=()) as found:
+        yield found
+
+
+def test_the_steps_of_the_readme_print_what_it_says(instance: Service, tmp_path: Path) -> None:
+    """And so do the last ones again, after the process was killed and all files are touched."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed: the steps of the README were not run")
+    instance.start()
+    places = {"localhost:7070": f"127.0.0.1:{instance.port}", "data/weblog-files": str(tmp_path / "files")}
+    assert follow(README, places, ("curl", "cp", "touch", "mv")) == STEPS
+    before = {what: json.loads(instance.request("GET", f"/weblog/{what}/ALL").body) for what in ("access", "bytes")}
+    instance.kill()
+    for path in (tmp_path / "files").iterdir():
+        path.touch()
+    (tmp_path / "files" / "z.log").write_text(LINE)  # the others come before it
+    instance.start()
+    give_up_at = time.monotonic() + 20
+    while instance.status_of("/weblog/access/last.example") != 200:
+        assert time.monotonic() < give_up_at, instance.tail()
+        time.sleep(0.02)
+    for what, found in before.items():
+        now = json.loads(instance.request("GET", f"/weblog/{what}/ALL").body)
+        assert [entry for entry in now if entry[0] != "last.example"] == found
+    assert instance.stop() == 0
+
+
+def test_settings_that_make_no_sense_are_refused_at_once(instance: Service) -> None:
+    """With a sentence and exit code 2, before anything is opened."""
+    instance.environment["WEBLOG_POLL_INTERVAL_MS"] = "soon"
+    instance.start(is_waited_for=False)
+    assert instance.wait_for_exit() == 2
+    assert "WEBLOG_POLL_INTERVAL_MS" in instance.log()
