@@ -17,7 +17,8 @@ class RuntimeConfig:
     `shared_settings`: what must be the same on every node; a member that differs is refused.
     `max_queued_commands`: commands that may wait before new ones are refused as overloaded.
     `max_group_commands`: commands that share one transaction.
-    `append_timeout_s`: how long one append or fence may take before its outcome counts as unknown.
+    `append_timeout_s`: how long one append or fence may take before its outcome counts as unknown; a fence up to
+    three times as long after others that took too long.
     `state_cleanup_delay_s` (Kafka Streams: state.cleanup.delay.ms): how long the state of a partition is kept that this
     node neither owns nor follows.
     `start_timeout_s`: how long one attempt to check or create the topics may take; it is repeated until it succeeds.

@@ -1,7 +1,8 @@
 """Fences of the write section, one after another, until one succeeds that was begun after the last reason to fence.
 
-Owned by the stream thread; no waiting here. Invariant: `barrier` is that of a fence which no later reason has made
-worthless.
+Owned by the stream thread; no waiting here. A log that is slow, not away, needs more time, and every attempt that is
+given up begins anew and makes it slower still: so each has half as much time again as the one before, up to a bound.
+Invariant: `barrier` is that of a fence which no later reason has made worthless.
 """
 
 import logging
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from streams.clock import Backoff, Clock, Deadline
-from streams.errors import GenerationPassed
+from streams.errors import GenerationPassed, LogUnavailable
 from streams.log.base import LogWriter, Ownership
 from streams.records import TopicPartition
 
@@ -17,18 +18,21 @@ logger = logging.getLogger(__name__)
 
 #: How long the group may take to say what is owned in its next generation, before a fence is tried again.
 _NEXT_OWNERSHIP_S = 0.5
+_MORE_PATIENCE = 1.5
+_MOST_PATIENCE = 3.0
 
 
 class Fencing:
     """Asks *writer* for a fence whenever one is required and none is under way."""
 
     def __init__(self, writer: LogWriter, clock: Clock, wakeup: Callable[[], None], timeout_s: float) -> None:
-        """*wakeup* is called when a fence has ended; *timeout_s* bounds each."""
+        """*wakeup* is called when a fence has ended; *timeout_s* bounds the first."""
         self.barrier: Mapping[TopicPartition, int] = {}
         self._writer = writer
         self._clock = clock
         self._wakeup = wakeup
         self._timeout_s = timeout_s
+        self._patience = 1.0
         self._fence: Future[Mapping[TopicPartition, int]] | None = None
         self._is_stale = False  # begun before the latest reason to fence: its barrier proves nothing
         self._begin_at = 0.0
@@ -60,6 +64,7 @@ class Fencing:
     def succeeded(self) -> None:
         """All is well again: the next failure is a first one."""
         self._backoff.reset()
+        self._patience = 1.0
 
     def advance(self, ownership: Ownership | None) -> bool:
         """Look at the fence under way, begin the one that is due; return whether `barrier` is new. *ownership* None:
@@ -69,7 +74,7 @@ class Fencing:
         if ownership is None or self._fence is not None or self._clock.monotonic() < self._begin_at:
             return False
         self._is_stale = False
-        self._fence = self._writer.fence(ownership, Deadline.after(self._timeout_s, self._clock))
+        self._fence = self._writer.fence(ownership, Deadline.after(self._timeout_s * self._patience, self._clock))
         self._fence.add_done_callback(lambda _: self._wakeup())
         return self.has_news and self._take()
 
@@ -87,6 +92,8 @@ class Fencing:
         error = fence.exception()
         if error is not None:
             logger.warning("fence failed", extra={"kind": type(error).__name__, "reason": str(error)})
+            if isinstance(error, LogUnavailable):
+                self._patience = min(self._patience * _MORE_PATIENCE, _MOST_PATIENCE)
             self.require_later(error)
             return False
         self.barrier = fence.result()
