@@ -12,9 +12,11 @@ from examples.weblog import topology as t
 from examples.weblog.avro import SCHEMA
 from examples.weblog.files import lines_from
 from examples.weblog.lines import NAMES
+from streams.errors import SerdeUnavailable
 from streams.partitioner import partition_for
 from streams.serdes import Windowed
 from streams.testing import TopologyTestDriver
+from tests.support.registry import Registry
 
 DATA = Path(__file__).parents[2] / "examples" / "weblog" / "data"
 PARTITIONS = 3
@@ -105,6 +107,29 @@ def test_records_in_avro_are_read_by_another_library(driver: TopologyTestDriver)
     ]
     assert in_avro == in_json
     assert len(in_avro) == sum(FIRST.values())
+
+
+def test_records_in_avro_name_their_schema_where_there_is_a_registry() -> None:
+    """In its wire format, under the topic's subject; a registry that is away sets no record aside."""
+    registry = Registry()
+    try:
+        with TopologyTestDriver(t.weblog(registry.url)) as driver:
+            registry.status = 503
+            line = lines_from(DATA / "clarknet-1.log", 0)[0].data
+            with pytest.raises(SerdeUnavailable):
+                driver.pipe_bytes(t.LINES, None, line, MINUTE_MS)
+        registry.status = None
+        with TopologyTestDriver(t.weblog(registry.url)) as driver:
+            driver.pipe_bytes(t.LINES, None, line, MINUTE_MS)
+            (written,) = driver.read_bytes(t.AVRO_RECORDS)
+            (in_json,) = driver.read_bytes(t.JSON_RECORDS)
+    finally:
+        registry.close()
+    assert list(registry.subjects) == ["avro-topic-value"]
+    assert written.value is not None
+    assert written.value[:5] == b"\0\0\0\0\x01"
+    schema = json.loads(registry.schemas[0])
+    assert fastavro.schemaless_reader(io.BytesIO(written.value[5:]), schema, None) == json.loads(in_json.value or b"")
 
 
 def test_bad_lines_go_apart_with_their_reasons(driver: TopologyTestDriver) -> None:

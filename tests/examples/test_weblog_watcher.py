@@ -196,6 +196,25 @@ def test_lines_whose_sending_failed_are_sent_again(site: Site, is_lost: bool) ->
     assert site.counts == dict.fromkeys("wxyz", 1)
 
 
+def test_two_who_watch_one_directory_count_nothing_twice(site: Site) -> None:
+    """Whoever is ahead; nor does anything wait for the one who is gone."""
+    first = site.watcher
+    site.restart()
+    second = site.watcher
+    site.is_slow = True
+    site.write("a.log", *"xyz")
+    for watcher in (first, second, second):
+        site.watcher = watcher
+        site.look()
+        site.write("a.log", "x")
+    assert len(site.waiting) == 3 + 4 + 1
+    site.process()
+    site.watcher = first
+    site.look()
+    site.process()
+    assert site.counts == {"x": 4, "y": 1, "z": 1}
+
+
 def test_what_is_too_long_for_a_line_is_cut_and_goes_apart(site: Site) -> None:
     """It takes bounded memory, the lines behind it are read, and it is not read again after a restart."""
     path = site.directory / "a.log"
