@@ -48,17 +48,18 @@ def steps(readme: Path, programs: Collection[str] = ("curl",)) -> Iterator[Step]
 
 
 def follow(readme: Path, addresses: Mapping[str, str], programs: Collection[str] = ("curl",)) -> int:
-    """Do all steps of *readme*, from the project's root, with each of *addresses* put in the place of its key; return
-    how many there were. Raises AssertionError at the first that prints something else than the page says."""
+    """Do all steps of *readme*, from the project's root, with each of *addresses* put in the place of its key, in what
+    is printed, too; return how many there were. Raises AssertionError at the first that prints something else than the
+    page says."""
     found = list(steps(readme, programs))
     for step in found:
-        command = step.command
+        command, wanted = step
         for written, real in addresses.items():
-            command = command.replace(written, real)
+            command, wanted = command.replace(written, real), wanted.replace(written, real)
         give_up_at = time.monotonic() + PATIENCE_S
-        while (printed := _printed(command)) != step.wanted and step.only_reads and time.monotonic() < give_up_at:
+        while (printed := _printed(command)) != wanted and step.only_reads and time.monotonic() < give_up_at:
             time.sleep(0.05)
-        assert printed == step.wanted, step.command
+        assert printed == wanted, step.command
     return len(found)
 
 

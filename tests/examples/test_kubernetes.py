@@ -1,5 +1,7 @@
 """The manifests of word_count: a schema validator accepts them, and what they say fits together."""
 
+import asyncio
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from falcon import testing
+
+from examples.word_count.service import OBSERVED_TOPICS
+from examples.word_count.topology import observer
+from streams.application import StreamsApplication, StreamsSettings
+from streams.http import serving
+from streams.http.addresses import AddressRules
+from streams.http.serving import serve_app
 
 MANIFESTS = Path(__file__).parents[2] / "examples" / "word_count" / "kubernetes"
 FILES = sorted(MANIFESTS.rglob("*.yaml"))
@@ -118,6 +128,91 @@ def test_the_two_clusters_differ_in_nothing_but_their_names(way: str) -> None:
     east, west = ((MANIFESTS / way / f"{cluster}.yaml").read_text() for cluster in CLUSTERS)
     assert east != west
     assert east.replace("east", "west") == west
+
+
+def environment_of(container: dict[str, Any], *files: str, pod: str) -> dict[str, str]:
+    """Return the variables of *container*, as Kubernetes makes them for *pod*."""
+    fields = {"metadata.name": pod, "status.podIP": "10.1.2.3"}
+    found: dict[str, str] = {}
+    for each in container["envFrom"]:
+        if "configMapRef" in each:
+            found |= find("ConfigMap", each["configMapRef"]["name"], "kafka.yaml")["data"]
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {})
+        if "fieldRef" in source:
+            value = fields[source["fieldRef"]["fieldPath"]]
+        elif "configMapKeyRef" in source:
+            reference = source["configMapKeyRef"]
+            value = find("ConfigMap", reference["name"], *files)["data"][reference["key"]]
+        elif "secretKeyRef" in source:
+            value = "sixteen bytes or more"
+        else:
+            value = variable["value"]
+        for name, text in found.items():
+            value = value.replace(f"$({name})", text)
+        found[variable["name"]] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "address"),
+    [
+        ("one-cluster.yaml", "http://word-count-2.word-count:9080"),
+        ("north-south/west.yaml", "http://word-count-2.west.word-count.example.com:80"),
+        ("east-west/west.yaml", "http://word-count-2.west.word-count.default.svc.clusterset.local:9080"),
+    ],
+)
+def test_a_pod_advertises_its_own_name(file: str, address: str) -> None:
+    """Which is an address that peers accept; and the variables are settings, or the program would refuse to start."""
+    _, _, container = next(workloads())
+    environment = environment_of(container, file, pod="word-count-2")
+    settings = StreamsSettings.from_env({name: text for name, text in environment.items() if name != "POD_NAME"})
+    assert settings.address == address
+    assert AddressRules(own="http://10.0.0.1:9080", has_secret=True).parse(address).port in (80, 9080)
+    assert settings.num_standby_replicas == 1
+    cluster = environment["CLUSTER"]
+    assert (settings.node_id, settings.rack) == (f"{cluster}-word-count-2", cluster)
+
+
+def test_an_observer_is_configured_by_its_pod() -> None:
+    """It needs no name that others could use."""
+    _, (_, _, container) = workloads()
+    settings = StreamsSettings.from_env(environment_of(container, pod="word-count-observer-5f7d9-x"))
+    assert settings.address == "http://10.1.2.3:9080"
+    assert settings.node_id == "word-count-observer-5f7d9-x"
+
+
+def test_the_programs_and_their_probes_exist(tmp_path: Path) -> None:
+    """What is started is a module that runs, and what is probed is a route."""
+    for _, _, container in workloads():
+        (module,) = container["args"]
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        path = Path(spec.origin or "")
+        assert (path.parent / "__main__.py" if path.name == "__init__.py" else path).exists()
+    paths = {
+        container[probe]["httpGet"]["path"]
+        for _, _, container in workloads()
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    settings = StreamsSettings(data_dir=tmp_path, create_topics=OBSERVED_TOPICS)
+    app, _ = serve_app(StreamsApplication(observer(), settings), is_alone=True)
+
+    async def probe() -> dict[str, int]:
+        async with testing.ASGIConductor(app) as conductor:
+            return {path: (await conductor.simulate_get(path)).status_code for path in paths}
+
+    found = asyncio.run(probe())
+    assert set(found) == {"/livez", "/readyz"}
+    assert found["/livez"] == 200
+    assert found["/readyz"] in (200, 503)  # it may still be getting ready
+
+
+def test_the_grace_period_is_longer_than_a_stop() -> None:
+    """The pause before the signal, and the time that the server has for everything, fit into it."""
+    for _, pod, container in workloads():
+        pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod["spec"]["terminationGracePeriodSeconds"] > pause_s + serving._GRACEFUL_S
 
 
 def test_pods_are_confined() -> None:
