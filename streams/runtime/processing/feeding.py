@@ -127,16 +127,18 @@ class Processing:
         return found
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Return how far the input of the tasks that are owned here is processed, as the stores say. Any thread."""
+        """Return how far the input of the tasks that are owned here is processed, as the stores say: 0 for one whose
+        store cannot tell now. Any thread."""
         found: dict[TopicPartition, int] = {}
-        for partition in list(self._runs):
+        for partition in self._node.thread.owned:
+            offsets: Mapping[str, int] = {}
             try:
                 row = self._node.replica(self._store, partition).get(KEY)
+                offsets = {} if row is None else InputPosition.decode(row).offsets
             except Exception as error:  # noqa: BLE001 - the task may leave at any time; then it has no position here
                 logger.debug("no position", extra={"task": partition, "reason": str(error)})
-                continue
-            offsets = {} if row is None else InputPosition.decode(row).offsets
-            found |= {TopicPartition(topic, partition): offsets.get(topic, 0) for topic in self._timestamps}
+            topics = [topic for topic in self._timestamps if partition < self._partition_count(topic)]
+            found |= {TopicPartition(topic, partition): offsets.get(topic, 0) for topic in topics}
         return found
 
     def deliver(self, outcomes: list[tuple[Any, Outcome]]) -> None:
