@@ -109,12 +109,16 @@ class StreamTask:
         batch = self._store.batch()
         positions = dict(self._positions)
         count = 0
+        expired: dict[str, bytes] = {}
         for topic, _, records, next_offset in batches:
             if next_offset <= positions[topic]:
                 continue  # read before a rebuild or a new assignment: already in the rows
             self._process(topic, records, batch, positions[topic])
+            expired.update(self._expired(topic, records, positions[topic]))
             positions[topic] = next_offset
             count += len(records)
+        for store, stop in expired.items():  # last: rows of the same group may have expired with it
+            batch.delete_before(store, stop)
         caught_up_ms = self._clock.time_ms() if self.state is TaskState.ACTIVE else None
         self._store.commit(batch, positions, caught_up_ms=caught_up_ms, is_restoring=not self.is_serving)
         self._positions = positions
@@ -200,10 +204,15 @@ class StreamTask:
                 delete(store, key)
             else:
                 put(store, key, row)
-        if table.expiry is not None:
+
+    def _expired(self, topic: str, records: Sequence[Record], position: int) -> Mapping[str, bytes]:
+        """Return what *records* say that has outlived its retention: the last one that speaks of a store counts."""
+        expiry = self._materialise[topic].expiry
+        found: dict[str, bytes] = {}
+        if expiry is not None:
             for record in records:
-                for expired, stop in table.expiry(record).items() if record.offset >= position else ():
-                    batch.delete_before(expired, stop)
+                found.update(expiry(record) if record.offset >= position else {})
+        return found
 
     def _quarantine(self, record: Record, poison: PoisonRecord, batch: StoreBatch) -> None:
         """Keep where and why, never the bytes: they are in the log, and may be somebody's data."""
