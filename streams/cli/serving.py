@@ -72,8 +72,7 @@ def create_app(environment: Mapping[str, str] | None = None) -> Any:
     logging.basicConfig(level=given.get(_LOG_LEVEL, "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = StreamsSettings.from_env(given)
     application = StreamsApplication(load_topology(name), settings)
-    is_alone = settings.bootstrap_servers is None
-    app, _ = serve_app(application, secret=given.get(_SECRET, "").encode(), is_alone=is_alone)
+    app, _ = serve_app(application, secret=given.get(_SECRET, "").encode())
     return app
 
 

@@ -39,12 +39,22 @@ _LOOK_S = 1.0  # after which the view is looked at again, if nobody said that it
 _MAX_QUESTION_BYTES = 1 << 20
 
 
+class LogSettings(Protocol):
+    """Which log the application runs on."""
+
+    @property
+    def bootstrap_servers(self) -> str | None: ...
+
+
 class QueriedApplication(Protocol):
     """The application (`streams.application.StreamsApplication`), as far as queries are concerned. It has nodes from
     its start on."""
 
     @property
     def topology(self) -> ProcessorTopology: ...
+
+    @property
+    def settings(self) -> LogSettings: ...
 
     def node_of(self, store: str) -> QueryNode:
         """Return the node that keeps *store*. Raises KeyError."""
@@ -61,16 +71,16 @@ class InteractiveQueries:
         application: QueriedApplication,
         *,
         secret: bytes = b"",
-        is_alone: bool = False,
+        is_alone: bool | None = None,
         clock: Clock | None = None,
         peer_settings: PeerSettings | None = None,
     ) -> None:
         """*application* need not be started before `start`. *secret*: shared by all instances; empty will do while they
-        are on this machine. *is_alone*: there are no other instances."""
+        are on this machine. *is_alone*: there are no other instances; None: there are none on the embedded log."""
         self._application = application
         self._clock = clock or SystemClock()
         self._secret = secret
-        self._is_alone = is_alone
+        self._is_alone = application.settings.bootstrap_servers is None if is_alone is None else is_alone
         self._settings = peer_settings or PeerSettings()
         self._links: list[_Link] = []
         cursors = Cursors(secret, application_id=application.topology.application_id)

@@ -62,7 +62,7 @@ class ServedApplication(QueriedApplication, Protocol):
 
 
 def serve_app(
-    application: ServedApplication, *, secret: bytes = b"", is_alone: bool = False, starts: bool = True
+    application: ServedApplication, *, secret: bytes = b"", is_alone: bool | None = None, starts: bool = True
 ) -> tuple[falcon.asgi.App[Any, Any], InteractiveQueries]:
     """Return a falcon application with `/stores`, `/metadata`, `/livez` and `/readyz`, to which more routes can be
     added, and the queries for those. With *starts* the application starts and stops with the server. *secret*,

@@ -5,12 +5,13 @@ signatures, and the client. The nodes are those of `tests.streams.queries.rig`.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import falcon.asgi
 
+from streams.application import StreamsSettings
 from streams.http.interactive import InteractiveQueries
 from streams.http.peers import PeerSettings
 from streams.queries.peers import PeerReply, PeerRequest
@@ -29,6 +30,7 @@ class Application:
 
     topology: ProcessorTopology
     nodes: Sequence[tuple[Any, StreamsNode]]
+    settings: StreamsSettings = field(default_factory=lambda: StreamsSettings(bootstrap_servers="several:1"))
 
     def node_of(self, store: str) -> StreamsNode:
         return next(node for subtopology, node in self.nodes if store in subtopology.stores)
