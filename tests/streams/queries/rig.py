@@ -41,12 +41,12 @@ class Remember(Processor[str, int, str, int]):
         self.context.store("seen").add(record.key)
 
 
-def everything() -> ProcessorTopology:
-    """Stores of every kind over one topic, and a global table."""
-    builder = StreamsBuilder("everything")
-    builder.global_table("names", key=str, value=str, store="names")
+def everything(prefix: str = "") -> ProcessorTopology:
+    """Stores of every kind over one topic, and a global table. The topics begin with *prefix*."""
+    builder = StreamsBuilder(f"{prefix}everything")
+    builder.global_table(f"{prefix}names", key=str, value=str, store="names")
     builder.add_store("seen", key=str, kind="membership", capacity=1000, error_rate=0.0001)
-    words = builder.stream("words", key=str, value=int)
+    words = builder.stream(f"{prefix}words", key=str, value=int)
     words.process(Remember, stores=["seen"])
     grouped = words.group_by_key()
     grouped.reduce(lambda a, b: b, store="last")
