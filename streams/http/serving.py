@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 STOP_S = 20.0
 #: In the state of the server's lifespan: why the application could not be started.
 START_ERROR = "streams.start_error"
+_MAX_LINE_BYTES = 8190  # gunicorn allows no more; a key, and a cursor, has to fit in
 _GRACEFUL_S = 30  # of the server, for everything: more than an application takes to stop
 _SWITCH_INTERVAL_S = 0.0005  # several threads of this process have something to do at once
 
@@ -85,6 +86,7 @@ def run_server(factory: str, *, bind: str, environment: Mapping[str, str] | None
     cannot succeed until somebody changes something, with 2."""
     command = [sys.executable, "-m", "gunicorn", factory, "--bind", bind, "--workers", "1", "--worker-class", "asgi"]
     command += ["--asgi-lifespan", "on", "--no-control-socket", "--graceful-timeout", str(_GRACEFUL_S)]
+    command += ["--limit-request-line", str(_MAX_LINE_BYTES)]
     command += ["--config", "python:streams.http.gunicorn_hooks", "--log-level", "warning"]
     sys.stdout.flush()
     os.execve(sys.executable, command, dict(os.environ if environment is None else environment))  # noqa: S606  # our own

@@ -20,8 +20,9 @@ Row = tuple[bytes, bytes]
 
 #: One answer of one node holds about so many bytes at most, or a single row.
 MAX_BYTES = 1 << 20
-#: So many rows are looked at for one answer, however few of them fit.
+#: So many rows and bytes are looked at for one answer, however few of them fit.
 MAX_LOOKED_AT = 20_000
+MAX_BYTES_LOOKED_AT = 16 * MAX_BYTES
 _FIRST_CHUNK = 16
 _CHUNK = 256
 _MOMENT = struct.Struct(">q")
@@ -109,7 +110,8 @@ def _take(
             wanted = max(1, min(_CHUNK, ask.limit + 1 - len(rows), likely))
             found = scan(start, high, wanted)
             for place, row in found:
-                if len(rows) == ask.limit or looked_at == MAX_LOOKED_AT or (rows and size + len(row) > MAX_BYTES):
+                is_enough = looked_at == MAX_LOOKED_AT or seen_bytes > MAX_BYTES_LOOKED_AT
+                if is_enough or len(rows) == ask.limit or (rows and size + len(row) > MAX_BYTES):
                     return Selection(rows, last)
                 looked_at += 1
                 last = place
