@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
@@ -10,6 +11,7 @@ from streams.clock import Clock, Deadline
 from streams.errors import LogError, LogUnavailable, OutcomeUnknown, RecordRefused
 from streams.log.kafka.blame import not_appended, root_cause
 from streams.log.kafka.clients import open_client
+from streams.log.kafka.packing import send_all
 from streams.log.kafka.settings import KafkaSettings, outside_config
 from streams.records import ProducerRecord, TopicPartition
 
@@ -27,13 +29,15 @@ class KafkaOutsideProducer:
 
     def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
         """See `LogProducer.produce`: acknowledged by all replicas in sync when it returns."""
-        sent = []
+        sent: list[Any] = []
         try:
             producer = self._opened()
-            for topic, partition, key, value, headers, timestamp_ms in records:
-                if key is None and value is None:
+            for record in records:
+                if record.key is None and record.value is None:
                     raise RecordRefused("a record has neither key nor value")
-                sent.append(producer.send(topic, value, key, list(headers), partition, timestamp_ms))
+            for topic in {record.topic for record in records}:
+                producer.partitions_for(topic)  # so that somebody is known who leads it
+            send_all(producer, records, sent.append, self._clock.time_ms())
             producer.flush(timeout=max(0.001, deadline.remaining_s(self._clock)))
             ends: dict[TopicPartition, int] = {}
             for future in sent:

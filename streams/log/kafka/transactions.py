@@ -19,6 +19,7 @@ from streams.log.base import Ownership
 from streams.log.kafka.blame import GENERATION_REFUSED, PRODUCER_FENCED
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.offsets import Offsets
+from streams.log.kafka.packing import send_all
 from streams.log.kafka.producing import Operation, Producing
 from streams.log.kafka.settings import KafkaSettings
 from streams.log.kafka.topics import Topics
@@ -48,6 +49,7 @@ class Transactions:
         self._offsets = offsets
         self._topics = topics
         self._departed = departed
+        self._clock = clock
         self._producing = Producing(settings, names, topics=topics, clock=clock, ids=departed.ids)
 
     def fence(self, ownership: Ownership, operation: Operation) -> dict[TopicPartition, int]:
@@ -103,7 +105,11 @@ class Transactions:
             {TopicPartition(record.topic, record.partition) for record in group}, operation.deadline
         )
         offsets = partial(self._send_offsets, positions=positions, ownership=ownership)
-        return self._producing.transact(partial(_send, group), offsets, operation, generation=ownership.generation)
+
+        def send(producer: KafkaProducer, sent_one: Callable[[Any], None]) -> None:
+            send_all(producer, group, sent_one, self._clock.time_ms())
+
+        return self._producing.transact(send, offsets, operation, generation=ownership.generation)
 
     def discard(self) -> None:
         """Throw the producer away, in the background: closing it may take a second."""
@@ -119,12 +125,6 @@ class Transactions:
     def _commit_offsets(self, positions: Mapping[int, int], ownership: Ownership, operation: Operation) -> None:
         """Commit *positions* and nothing else: the coordinator says whether the generation is current."""
         self._producing.commit_offsets(partial(self._send_offsets, positions=positions, ownership=ownership), operation)
-
-
-def _send(group: Sequence[ProducerRecord], producer: KafkaProducer, sent_one: Callable[[Any], None]) -> None:
-    send = producer.send
-    for topic, partition, key, value, headers, timestamp_ms in group:
-        sent_one(send(topic, value, key, list(headers), partition, timestamp_ms))
 
 
 def check_usable(ownership: Ownership) -> None:
