@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-from examples.weblog.files import FilePosition, Line, candidate_id, continues, fingerprint, lines_from
+from examples.weblog.files import FilePosition, Line, Looks, candidate_id, continues, fingerprint, lines_from, looks_of
 from streams.errors import StreamsError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class DirectoryWatcher:
         self._position_of = position_of
         self._send = send
         self._sent: dict[str, FilePosition] = {}  # by id; at least what the topology has taken
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}  # what a file looked like when it was read to its end
+        self._known: dict[Path, tuple[Looks, str]] = {}  # what a file looked like when it was read to its end
 
     async def run(self, poll_interval_s: float) -> None:
         """Look for ever, and again at once as long as there is something new. Ends by cancellation."""
@@ -52,34 +53,41 @@ class DirectoryWatcher:
         """Send what is new, a bounded part of each file, and return how many lines that was. Raises StreamsError and
         OSError: what was not sent will be next time."""
         sent = 0
-        present: set[str] = set()
+        present = _Present(set(), set())
         for path in await asyncio.to_thread(self._paths):
             try:
-                stat = await asyncio.to_thread(path.stat)
-                looks = (stat.st_size, stat.st_mtime_ns)
-                known = self._known.get(path)
-                if known is not None and known[0] == looks and known[1] not in present:
-                    present.add(known[1])
-                    continue
-                file_id = await self._identify(path, present)
-                if file_id is None:
-                    continue
-                present.add(file_id)
-                before = self._sent.get(file_id)
-                lines = await asyncio.to_thread(lines_from, path, 0 if before is None else before.end)
+                file = await asyncio.to_thread(path.open, "rb")
             except FileNotFoundError:
                 continue  # it was moved: it will be found under its new name
-            if lines:
-                await self._send(file_id, lines)
-                self._sent[file_id] = FilePosition(lines[-1].begin, lines[-1].end, fingerprint(lines[-1].data))
-                sent += len(lines)
-            else:
-                self._known[path] = looks, file_id
+            with file:
+                sent += await self._look_at(path, file, present)
         return sent
 
-    async def _identify(self, path: Path, present: Collection[str]) -> str | None:
-        """Return the id of the file at *path*, which is none of *present*; None: its first line is not whole yet."""
-        first = await asyncio.to_thread(lines_from, path, 0)
+    async def _look_at(self, path: Path, file: BinaryIO, present: "_Present") -> int:
+        looks = looks_of(file)
+        if looks.identity in present.identities:
+            return 0  # it was moved while the directory was read, and has two names there
+        present.identities.add(looks.identity)
+        known = self._known.get(path)
+        if known is not None and known[0] == looks and known[1] not in present.ids:
+            present.ids.add(known[1])
+            return 0
+        file_id = await self._identify(path, file, present.ids)
+        if file_id is None:
+            return 0
+        present.ids.add(file_id)
+        before = self._sent.get(file_id)
+        lines = await asyncio.to_thread(lines_from, file, 0 if before is None else before.end)
+        if lines:
+            await self._send(file_id, lines)
+            self._sent[file_id] = FilePosition(lines[-1].begin, lines[-1].end, fingerprint(lines[-1].data))
+        else:
+            self._known[path] = looks, file_id
+        return len(lines)
+
+    async def _identify(self, path: Path, file: BinaryIO, present: Collection[str]) -> str | None:
+        """Return the id of *file*, which is none of *present*; None: its first line is not whole yet."""
+        first = await asyncio.to_thread(lines_from, file, 0)
         if not first:
             return None
         for number in range(_MAX_ALIKE):
@@ -89,10 +97,17 @@ class DirectoryWatcher:
             position = self._sent.get(file_id) or await self._position_of(file_id)
             if position is None:
                 return file_id
-            if await asyncio.to_thread(continues, path, position):
+            if await asyncio.to_thread(continues, file, position):
                 self._sent[file_id] = position
                 return file_id
         raise OSError(f"more than {_MAX_ALIKE} files begin like {path}")
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._directory.glob(self._pattern) if path.is_file())
+
+
+class _Present(NamedTuple):
+    """What was met in one look."""
+
+    identities: set[tuple[int, int]]
+    ids: set[str]

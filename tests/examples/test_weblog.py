@@ -10,7 +10,7 @@ import pytest
 
 from examples.weblog import topology as t
 from examples.weblog.avro import SCHEMA
-from examples.weblog.files import lines_from
+from examples.weblog.files import Line, lines_from
 from examples.weblog.lines import NAMES
 from streams.errors import SerdeUnavailable
 from streams.partitioner import partition_for
@@ -38,8 +38,13 @@ def driver() -> Iterator[TopologyTestDriver]:
         yield found
 
 
+def lines_of(name: str) -> list[Line]:
+    with (DATA / name).open("rb") as file:
+        return lines_from(file, 0)
+
+
 def pipe_file(driver: TopologyTestDriver, name: str, at_ms: int = MINUTE_MS) -> None:
-    for line in lines_from(DATA / name, 0):
+    for line in lines_of(name):
         driver.pipe_bytes(t.LINES, None, line.data, at_ms)
 
 
@@ -115,7 +120,7 @@ def test_records_in_avro_name_their_schema_where_there_is_a_registry() -> None:
     try:
         with TopologyTestDriver(t.weblog(registry.url)) as driver:
             registry.status = 503
-            line = lines_from(DATA / "clarknet-1.log", 0)[0].data
+            line = lines_of("clarknet-1.log")[0].data
             with pytest.raises(SerdeUnavailable):
                 driver.pipe_bytes(t.LINES, None, line, MINUTE_MS)
         registry.status = None

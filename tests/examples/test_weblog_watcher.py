@@ -27,6 +27,7 @@ class Site:
         self.driver = TopologyTestDriver(t.weblog())
         self.waiting: list[tuple[str, Line]] = []
         self.is_slow = False
+        self.on_question: Callable[[str], None] = lambda _file_id: None
         self.fail: Callable[[list[tuple[str, Line]]], None] = lambda _lines: None
         self.restart()
 
@@ -36,6 +37,7 @@ class Site:
         )
 
     async def position_of(self, file_id: str) -> FilePosition | None:
+        self.on_question(file_id)
         found: FilePosition | None = self.driver.store(t.FILE_POSITIONS).get(file_id)
         return found
 
@@ -129,6 +131,27 @@ def test_a_file_that_is_moved_is_the_same_file(site: Site) -> None:
     assert site.counts == {"x": 1, "y": 1, "z": 1, "new": 1}
 
 
+def test_a_file_that_is_moved_while_it_is_looked_at_is_the_same_file(site: Site) -> None:
+    """Its path leads to another file by then, or it has two names for a moment (here: for good)."""
+    site.write("access.log", *"xy")
+    site.look()
+    site.restart()
+
+    def rotate(_file_id: str) -> None:
+        site.on_question = lambda _file_id: None
+        (site.directory / "access.log").rename(site.directory / "access.log.1")
+        site.write("access.log", *"abc")
+
+    site.write("access.log", "z")
+    site.on_question = rotate
+    site.look()
+    os.link(site.directory / "access.log", site.directory / "another.log")
+    site.look()
+    site.restart()
+    site.look()
+    assert site.counts == dict.fromkeys("abcxyz", 1)
+
+
 def test_a_file_that_is_written_anew_is_another_file(site: Site) -> None:
     """Cut off and begun again, shorter or longer than it was, with the same first line or another."""
     first = LINE.format(host="first", number=0)
@@ -220,7 +243,8 @@ def test_what_is_too_long_for_a_line_is_cut_and_goes_apart(site: Site) -> None:
     path = site.directory / "a.log"
     path.write_bytes(b"x" * (CHUNK_BYTES * 2 + 5) + b"\n" + LINE.format(host="x", number=1).encode())
     site.look()
-    assert max(len(line.data) for line in lines_from(path, 0)) == CHUNK_BYTES
+    with path.open("rb") as file:
+        assert max(len(line.data) for line in lines_from(file, 0)) == CHUNK_BYTES
     assert site.counts == {"x": 1}
     assert len(site.driver.read_bytes(t.ERRORS)) == 3
     site.restart()
