@@ -193,6 +193,7 @@ def test_a_copy_is_another_file(site: Site) -> None:
     site.look()
     (site.directory / "b").write_bytes((site.directory / "a").read_bytes())
     site.look()
+    assert site.counts == {"x": 2, "y": 2}
     site.write("a", "more")
     site.write("b", "other")
     site.look()
