@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := app streams examples tests benchmarks gunicorn.conf.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run cluster test test-cluster test-search check format bench kafka chaos golden constraints clean
+.PHONY: help run cluster test test-cluster test-search check format bench bench-streams kafka chaos golden constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## put the sources into the one format
 
 bench: $(VENV)/.bench ## measure, print a table, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+bench-streams: $(VENV)/.bench .cache/peers/.made ## streams beside Quix Streams and Faust; writes docs/benchmarks-streams.md
+	$(BIN)/python -m benchmarks.streaming --write
 
 kafka: $(VENV)/.test ## start a developer's broker and print its address; ends with Ctrl-C
 	$(BIN)/python -m tests.support.broker
@@ -73,6 +76,11 @@ $(VENV)/bin/python:
 	@$(FIND_PYTHON) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
 
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e
+
+.cache/peers/.made: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m venv .cache/peers
+	.cache/peers/bin/python -m pip install -q --disable-pip-version-check '.[peers]'
+	@touch $@
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) .

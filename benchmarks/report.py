@@ -42,12 +42,14 @@ def ratio(values: Sequence[float], others: Sequence[float]) -> str:
     return spread([value / other for value, other in zip(values, others, strict=True)], 2)
 
 
-def document(tables: Sequence[Table], *, machine: Sequence[str], method: Sequence[str], date: str) -> str:
-    """Return the whole of docs/benchmarks.md."""
+def document(
+    tables: Sequence[Table], *, machine: Sequence[str], method: Sequence[str], date: str, command: str = "make bench"
+) -> str:
+    """Return the whole document that *command* writes."""
     facts = "\n".join(f"- {line}" for line in [f"Date: {date}", *machine, *method])
     head = (
         "# Benchmarks\n\n"
-        "Written by `make bench` (`python -m benchmarks`); do not edit it by hand. The figures are of one machine\n"
+        f"Written by `{command}`; do not edit it by hand. The figures are of one machine\n"
         "at one time: compare ratios within a run, not figures of different runs.\n\n"
     )
     return head + facts + "\n\n" + "\n\n".join(table.render() for table in tables) + "\n"
