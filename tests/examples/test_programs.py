@@ -1,4 +1,4 @@
-"""How weblog and purchases are started: the lines of their Procfiles, their containers, and what is refused."""
+"""How the examples are started: the lines of their Procfiles, their containers, and what is refused."""
 
 import os
 import subprocess
@@ -14,7 +14,8 @@ from examples.weblog.service import WatchSettings
 from streams.application import StreamsSettings
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ("weblog", "purchases")
+CONTAINERS = {"weblog": 2, "purchases": 2, "food_orders": 3}
+EXAMPLES = (*CONTAINERS, "word_count")
 
 
 def start(command: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,12 +66,12 @@ def test_what_other_machines_reach_needs_a_secret(tmp_path: Path, example: str) 
     assert (done.returncode, "secret" in done.stderr) == (2, True), done
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", CONTAINERS)
 def test_containers_have_settings_that_the_example_knows(example: str) -> None:
     """Each instance has an address and a volume of its own, and all ports are on the loopback interface."""
     document: dict[str, Any] = yaml.safe_load((ROOT / "examples" / example / "compose.yaml").read_text())
     services = {name: each for name, each in document["services"].items() if name != "kafka"}
-    assert len(services) == 2
+    assert len(services) == CONTAINERS[example]
     for name, service in services.items():
         environment = {key: str(value) for key, value in service["environment"].items()}
         settings = StreamsSettings.from_env(environment)

@@ -1,6 +1,15 @@
 """Word count: what it computes, tried without a log."""
 
-from examples.word_count.topology import COUNTS, OUTPUT_TOPIC, WINDOWED_COUNTS, observer, word_count, words_of
+from examples.word_count.topology import (
+    COUNTS,
+    DAY_MS,
+    OUTPUT_TOPIC,
+    WINDOW_MS,
+    WINDOWED_COUNTS,
+    observer,
+    word_count,
+    words_of,
+)
 from streams.testing import TopologyTestDriver
 
 FACT = '{"fact":"Chuck Norris can divide by zero."}'
@@ -31,3 +40,15 @@ def test_an_observer_has_all_counts_and_windows_are_minutes() -> None:
         stores = [driver.store(WINDOWED_COUNTS, p) for p in range(4)]
         windows = [window for store in stores for window in store.fetch("zero", 0, 200_000)]
         assert windows == [(60_000, 1), (120_000, 2)]
+
+
+def test_a_minute_takes_late_lines_for_a_day() -> None:
+    """What was said of it counts, in whatever order lines arrive; later it is closed, and forgotten."""
+    with TopologyTestDriver(word_count()) as driver:
+        driver.pipe_input("text-lines-topic", None, "zero", DAY_MS + WINDOW_MS - 1)
+        driver.pipe_input("text-lines-topic", None, "zero", 0)
+        assert list(driver.store(WINDOWED_COUNTS).fetch("zero", 0, DAY_MS)) == [(0, 1), (DAY_MS, 1)]
+        driver.pipe_input("text-lines-topic", None, "zero", DAY_MS + WINDOW_MS)
+        driver.pipe_input("text-lines-topic", None, "zero", 0)
+        assert driver.dropped == {"late": 1}
+        assert driver.store(COUNTS).get("zero") == 4
