@@ -98,7 +98,8 @@ class StreamsSettings:
         known = {f"{PREFIX}{each.name.upper()}": each for each in fields(cls) if each.name != "kafka"}
         for name, text in environment.items():
             if name.startswith(KAFKA_PREFIX) and text:
-                values.setdefault("kafka", {})[name.removeprefix(KAFKA_PREFIX).lower()] = text
+                option = name.removeprefix(KAFKA_PREFIX).lower()
+                values.setdefault("kafka", {})[option] = _kafka_value(option, text)
             elif name in known and text:
                 try:
                     values[known[name].name] = _parser(known[name].type)(text)
@@ -122,6 +123,15 @@ def _parser(kind: Any) -> Callable[[str], Any]:
     if "int" in text:
         return int
     return str
+
+
+def _kafka_value(option: str, text: str) -> Any:
+    """Give numbers and booleans their type; names and passwords stay text, whatever they look like."""
+    if any(word in option for word in ("password", "user", "client_id", "token")):
+        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if text.isascii() and text.isdecimal() else text
 
 
 def _topics(text: str) -> dict[str, int]:

@@ -17,6 +17,8 @@ from streams.application import StreamsApplication, StreamsSettings
 from streams.http import serving
 from streams.http.addresses import AddressRules
 from streams.http.serving import serve_app
+from streams.log.kafka import KafkaSettings
+from streams.log.kafka.settings import admin_config, member_config, producer_config, reader_config
 
 MANIFESTS = Path(__file__).parents[2] / "examples" / "word_count" / "kubernetes"
 FILES = sorted(MANIFESTS.rglob("*.yaml"))
@@ -172,6 +174,35 @@ def test_a_pod_advertises_its_own_name(file: str, address: str) -> None:
     assert settings.num_standby_replicas == 1
     cluster = environment["CLUSTER"]
     assert (settings.node_id, settings.rack) == (f"{cluster}-word-count-2", cluster)
+
+
+def test_kafkas_security_is_handed_through() -> None:
+    """Whatever the client of Kafka knows, from the ConfigMap or the Secret; a password of digits stays a text."""
+    given = {
+        "STREAMS_BOOTSTRAP_SERVERS": "kafka:9093",
+        "STREAMS_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "STREAMS_KAFKA_SSL_CAFILE": "/etc/kafka/ca.pem",
+        "STREAMS_KAFKA_SSL_CHECK_HOSTNAME": "false",
+        "STREAMS_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+        "STREAMS_KAFKA_SASL_PLAIN_USERNAME": "words",
+        "STREAMS_KAFKA_SASL_PLAIN_PASSWORD": "0123456",
+        "STREAMS_KAFKA_REQUEST_TIMEOUT_MS": "4000",
+    }
+    settings = StreamsSettings.from_env(given)
+    assert settings.kafka == {
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": "/etc/kafka/ca.pem",
+        "ssl_check_hostname": False,
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "words",
+        "sasl_plain_password": "0123456",
+        "request_timeout_ms": 4000,
+    }
+    client = KafkaSettings(
+        bootstrap_servers="kafka:9093", application_id="words", node_id="a", client_overrides=settings.kafka
+    )
+    for config in (reader_config(client), member_config(client), producer_config(client), admin_config(client)):
+        assert {name: config[name] for name in settings.kafka} == settings.kafka
 
 
 def test_an_observer_is_configured_by_its_pod() -> None:
