@@ -176,6 +176,7 @@ class StoreReads:
         if ask.kind != GET:
             answer = await channel.local.ask(ask, partitions, deadline)
             return self._page(ask, [answer], answer.refusals, partitions, is_partial=False)
+        ask = ask._replace(limit=MAX_LIMIT)  # one from each partition, if it comes to that
         answers = [await channel.local.ask(ask, [partition], deadline) for partition in partitions]
         refusals = [refusal for answer in answers for refusal in answer.refusals]
         page = self._page(ask, answers, refusals, partitions, is_partial=False)

@@ -146,10 +146,20 @@ class Cluster:
         for node in (*self.nodes.values(), *self.global_nodes.values()):
             node.start()
         wait_until(lambda: all(node.health().is_ready for node in (*self.nodes.values(), *self.global_nodes.values())))
-        wait_until(lambda: all(len(node.view.nodes) == len(self.nodes) for node in self.nodes.values()))
-        wait_until(lambda: {p for node in self.nodes.values() for p in node.thread.owned} == set(range(PARTITIONS)))
-        wait_until(lambda: sum(len(node.thread.owned) for node in self.nodes.values()) == PARTITIONS)
+        wait_until(self._is_settled)
         return self
+
+    def _is_settled(self) -> bool:
+        """Say whether the partitions are divided for good: all know one map, after which nothing is to move."""
+        nodes = self.nodes.values()
+        counts = [len(node.thread.owned) for node in nodes]
+        return (
+            len({node.view.epoch for node in nodes}) == 1
+            and all(node.view.owned_by(node.node_id) == node.thread.owned for node in nodes)
+            and all(not place.warming for node in nodes for place in node.view.placements)
+            and sum(counts) == PARTITIONS
+            and max(counts) - min(counts) <= 1
+        )
 
     def stop(self) -> None:
         for node in (*self.nodes.values(), *self.global_nodes.values()):
@@ -179,11 +189,13 @@ class Cluster:
         records = [ProducerRecord(*change[:5], timestamp_ms=change.timestamp_ms) for change in output.changes]
         append(self.owner(partition), partition, records)
 
-    def feed_global(self, topic: str, *records: tuple[str, str, int]) -> None:
-        """Put rows into the global table: key, value, partition."""
-        for key, value, partition in records:
+    def feed_global(self, topic: str, *records: tuple[str, str, int, int]) -> None:
+        """Put rows into the global table: key, value, timestamp, partition."""
+        for key, value, timestamp_ms, partition in records:
             for node in self.global_nodes.values():
-                append(node, partition, [ProducerRecord(topic, partition, key.encode(), value.encode(), (), 1)])
+                append(
+                    node, partition, [ProducerRecord(topic, partition, key.encode(), value.encode(), (), timestamp_ms)]
+                )
 
     def owner(self, partition: int) -> StreamsNode:
         (node,) = (node for node in self.nodes.values() if node.owns(partition))

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.errors import Restoring
+from streams.queries import rows
 from streams.queries.asking import ALL, GET, LOCAL, PREFIX, RANGE, SESSION, WINDOW, Ask, BadCursor, NotHere, WrongQuery
 from streams.queries.reads import RawPage, StoreReads
 from streams.queries.text import python_entry
@@ -127,6 +128,24 @@ def test_all_is_everything_that_has_not_expired(
     """Each once, over all nodes."""
     found, all_reads = three
     entries = pages(all_reads["n3"], Ask(store, ALL, limit=limit))
+    assert sorted(entries) == sorted(model(found, store))
+    assert len(entries) > 5
+
+
+@pytest.mark.parametrize("store", ["last", "minutes", "sessions"])
+@pytest.mark.parametrize(("looked_at", "size"), [(1000, 60), (3, 1000), (7, 200)])
+def test_nodes_that_stop_at_different_places_leave_nothing_out(
+    three: tuple[Cluster, dict[str, StoreReads]],
+    monkeypatch: pytest.MonkeyPatch,
+    store: str,
+    looked_at: int,
+    size: int,
+) -> None:
+    """A page goes no further than every node has told; who has more stops earlier than the others."""
+    found, all_reads = three
+    monkeypatch.setattr(rows, "MAX_LOOKED_AT", looked_at)
+    monkeypatch.setattr(rows, "MAX_BYTES", size)
+    entries = pages(all_reads["n1"], Ask(store, ALL, limit=1000))
     assert sorted(entries) == sorted(model(found, store))
     assert len(entries) > 5
 
