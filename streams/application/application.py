@@ -17,6 +17,7 @@ from streams.application.global_tables import GlobalTables, tables_by_topic
 from streams.application.health import ApplicationHealth
 from streams.application.logs import Logs
 from streams.application.producing import Input, Producer
+from streams.application.purging import Purger
 from streams.application.settings import StreamsSettings
 from streams.application.topics import TOMBSTONE_RETENTION_MS, PartitionCounts, prepare, runnable, table_topics
 from streams.clock import Clock, Deadline, SystemClock
@@ -62,6 +63,7 @@ class StreamsApplication:
         self._logs: Logs | None = None
         self._counts: PartitionCounts | None = None
         self._producer: Producer | None = None
+        self._purger: Purger | None = None
         self._stack = ExitStack()
         self._error: BaseException | None = None
         #: Set when the application has given up as a whole; `health().error` says why.
@@ -90,11 +92,15 @@ class StreamsApplication:
             node.start()
         for processing in self._processings:
             processing.start()
+        self._purger = Purger(self._processings, self.log, self.clock)
+        self._purger.start()
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """Finish the batches under way, hand the tasks over, close everything; returns after *timeout_s* at most, a
         little more when the disk is slow. Idempotent. Not on an event loop."""
         deadline = Deadline.after(timeout_s, self.clock)
+        if self._purger is not None:
+            self._purger.stop(deadline)
         for processing in self._processings:
             processing.stop(deadline)
         stopping = [

@@ -79,6 +79,9 @@ class _Unclosed:
     ) -> dict[TopicPartition, int]:
         return self._log.end_offsets(partitions, deadline, is_partial=is_partial)
 
+    def delete_before(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
+        self._log.delete_before(offsets, deadline)
+
     def open_reader(self) -> LogReader:
         return self._log.open_reader()
 

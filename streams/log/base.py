@@ -233,6 +233,12 @@ class Log(Protocol):
         soon is missing, but never all. Raises LogUnavailable."""
         ...
 
+    def delete_before(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
+        """Nobody needs what lies before *offsets* any more, of topics that are not compacted: it is removed soon
+        (Kafka: DeleteRecords), or after the next call that says so, should this process end first. Raises
+        LogUnavailable."""
+        ...
+
     def open_reader(self) -> LogReader:
         """Return a new reader without an assignment."""
         ...

@@ -12,6 +12,7 @@ from streams.clock import Deadline, SystemClock
 from streams.cluster import ClusterView, LoneMember
 from streams.errors import Fenced, OffsetOutOfRange, RecordTooLarge, TopicMismatch
 from streams.log.base import Log, LogReader, LogWriter, Membership, Ownership, TopicSpec
+from streams.log.local import LocalLog
 from streams.records import Headers, ProducerRecord, Record, TopicPartition
 from tests.contracts.conftest import LogHarness
 
@@ -474,4 +475,20 @@ def test_a_producer_needs_no_fence_and_disturbs_none(member: Member) -> None:
     member.put(b"k", b"written after it")
     assert ends == {TopicPartition(outside, 0): 5, TopicPartition(outside, 1): 5}
     assert values(member.read(TopicPartition(outside, 1))) == [b"1", b"3", b"5", b"7", b"9"]
+    producer.close()
+
+
+def test_what_nobody_needs_any_more_may_be_gone(member: Member) -> None:
+    """Reading from the beginning, or from where it was said, goes on with what is needed, and misses nothing of it."""
+    topic = member.first + "-passing"
+    member.log.ensure_topics([TopicSpec(topic, {"cleanup.policy": "delete", "retention.ms": "-1"}, 1)], soon())
+    place = TopicPartition(topic, 0)
+    producer = member.log.open_producer()
+    producer.produce([ProducerRecord(topic, 0, b"k", b"%d" % n, (), 1) for n in range(10)], soon())
+    member.log.delete_before({place: 6}, soon())
+    if isinstance(member.log, LocalLog):
+        member.log.clean()
+        assert [record.value for record in member.read(place)] == [b"6", b"7", b"8", b"9"]
+    for position in (0, 6):
+        assert [record.value for record in member.read(place, position)][-4:] == [b"6", b"7", b"8", b"9"]
     producer.close()

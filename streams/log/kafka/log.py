@@ -57,6 +57,9 @@ class KafkaLog:
         patience_s = _PATIENCE_S if is_partial else math.inf
         return dict(self._topics.ends(partitions, deadline, is_committed=True, patience_s=patience_s).ends)
 
+    def delete_before(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
+        self._topics.delete_before(offsets, deadline)
+
     def open_reader(self) -> KafkaReader:
         reader = KafkaReader(self._settings, self._clock)
         self._readers.append(reader)

@@ -165,6 +165,12 @@ class Topics:
 
         return self._ask(touching, deadline, "list open transactions")
 
+    def delete_before(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
+        """See `Log.delete_before`."""
+        wanted = {KafkaTopicPartition(*place): offset for place, offset in offsets.items()}
+        timeout_ms = max(1, round(deadline.remaining_s(self._clock) * 1000))
+        self._ask(lambda admin: admin.delete_records(wanted, timeout_ms=timeout_ms), deadline, "delete records")
+
     def assignments(self, group: str, deadline: Deadline) -> list[bytes] | None:
         """Return the encoded assignment of each member of *group*; None while the group is not stable, empty when it
         has no members. Raises LogUnavailable."""

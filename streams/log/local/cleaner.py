@@ -16,6 +16,7 @@ cut the directory would hold ten minutes of a hot key's history. A reader that l
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -64,11 +65,13 @@ class Policy(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A partition to look after. *passed*: every open reader of it has read what lies below."""
+    """A partition to look after. *passed*: every open reader of it has read what lies below. *unneeded*: nobody wants
+    what lies below."""
 
     partition: Partition
     policy: Policy
     passed: int
+    unneeded: int = 0
 
 
 def policy_of(config: Mapping[str, str]) -> Policy:
@@ -169,7 +172,7 @@ class Cleaner:
     def _clean(self, work: Work, *, is_forced: bool) -> int:
         removed = 0
         for step, is_wanted in (
-            (self._expire, work.policy.is_deleted and work.policy.retention_ms >= 0),
+            (self._expire, work.policy.is_deleted and (work.policy.retention_ms >= 0 or work.unneeded > 0)),
             (self._compact, work.policy.is_compacted and (is_forced or self._is_due(work))),
             (self._remove_tombstones, work.policy.is_compacted),
         ):
@@ -259,17 +262,19 @@ class Cleaner:
         return seen == _STEP_RECORDS, removed
 
     def _expire(self, work: Work) -> tuple[bool, int]:
-        """Remove records from the beginning that are older than `retention.ms`, up to the first that is not."""
+        """Remove records from the beginning that are older than `retention.ms`, or unneeded, up to the first that is
+        neither."""
         partition = work.partition
         cleaning = self._cleaning(partition)
-        oldest_ms = self._clock.time_ms() - work.policy.retention_ms
+        retention_ms = work.policy.retention_ms
+        oldest_ms = self._clock.time_ms() - retention_ms if retention_ms >= 0 else -math.inf
         batch = Batch()
         live, start, removed = cleaning.live, cleaning.start, 0
         oldest = self._read(partition, start, 1)
-        if not oldest or oldest[0].timestamp_ms >= oldest_ms:
+        if not oldest or (oldest[0].timestamp_ms >= oldest_ms and oldest[0].offset >= work.unneeded):
             return False, 0
         for record in self._read(partition, start, _STEP_RECORDS):
-            if record.timestamp_ms >= oldest_ms:
+            if record.timestamp_ms >= oldest_ms and record.offset >= work.unneeded:
                 break
             start = record.offset + 1
             removed += 1

@@ -48,6 +48,7 @@ class LocalLog:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._readers: set[LocalReader] = set()
         self._maximum_bytes: dict[str, int] = {}
+        self._unneeded: dict[TopicPartition, int] = {}  # the offset before which nobody needs anything
         self._is_closed = False
         with ExitStack() as undo:
             try:
@@ -109,6 +110,11 @@ class LocalLog:
     ) -> dict[TopicPartition, int]:
         """Return the offset after the last durable record of each partition, from memory."""
         return self._ends(partitions)
+
+    def delete_before(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
+        """Have the cleaner remove what lies before *offsets*."""
+        with self._lock:
+            self._unneeded.update(offsets)
 
     def open_reader(self) -> LocalReader:
         """Return a new reader without an assignment. While it is open, what it has not read is kept a while longer."""
@@ -177,6 +183,7 @@ class LocalLog:
                 partition,
                 policies[partition.at.topic],
                 min((reader.positions.get(partition.at, partition.end) for reader in readers), default=partition.end),
+                self._unneeded.get(partition.at, 0),
             )
             for partition in partitions
         ]

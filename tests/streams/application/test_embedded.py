@@ -8,9 +8,12 @@ from random import Random
 
 from examples.food_orders.topology import CUSTOMER_TOPIC, CUSTOMERS, ORDER_COUNT, ORDER_TOPIC, food_orders
 from examples.word_count.topology import COUNTS, LINES_TOPIC, OUTPUT_TOPIC, WINDOWED_COUNTS, word_count
+from streams.application.logs import _Unclosed
 from streams.application.producing import Input
+from streams.application.purging import Purger
 from streams.clock import SystemClock
 from streams.dsl import StreamsBuilder
+from streams.log.local import LocalLog
 from tests.streams.application.fed_process import PREFIX, SEED, TOPICS
 from tests.streams.application.rig import embedded, records_of, rows, stores, wait_until_processed
 from tests.support.streaming import ROOT
@@ -107,3 +110,30 @@ def test_a_global_table_is_complete_before_anything_is_processed(tmp_path: Path)
         assert len(found) == 200
         assert found[b"k150"] == b"order 150 for name 150"
         assert application.node_of("names") is application.nodes["global-names"]
+
+
+def test_what_is_processed_leaves_repartition_topics(tmp_path: Path) -> None:
+    """Their records are deleted behind the tasks that read them, and nothing else is."""
+    topics = {LINES_TOPIC: 3, OUTPUT_TOPIC: 2}
+    for _ in range(2):
+        with embedded(word_count(), tmp_path, topics) as application:
+            application.wait_ready(30)
+            application.producer.send(LINES_TOPIC, [Input(None, line) for line in LINES])
+            wait_until_processed(application)
+            (topic,) = application.topology.subtopologies[1].source_topics
+            assert records_of(application, topic)
+            Purger(application._processings, application.log, application.clock).purge()
+            log = application.log
+            assert isinstance(log, _Unclosed)
+            assert isinstance(log._log, LocalLog)
+            log._log.clean()
+            assert not records_of(application, topic)
+            assert len(records_of(application, LINES_TOPIC)) % len(LINES) == 0
+    assert rows_after(tmp_path) == {word: 2 * n for word, n in WORDS.items()}
+
+
+def rows_after(directory: Path) -> dict[str, int]:
+    with embedded(word_count(), directory, {LINES_TOPIC: 3, OUTPUT_TOPIC: 2}) as application:
+        application.wait_ready(30)
+        wait_until_processed(application)
+        return rows(application, COUNTS)
