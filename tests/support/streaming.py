@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from streams.clock import Deadline, SystemClock
 from streams.log.base import TopicSpec
 from streams.log.kafka import KafkaLog, KafkaSettings
@@ -62,10 +64,16 @@ class Instance:
             self._process.kill()
             self._process.wait(STOP_S)
 
-    def stop(self) -> int:
-        """Stop it in order (SIGTERM) and return its exit code."""
+    def cpu_s(self) -> float:
+        """Return the processor time that the process has taken, in seconds."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it in order, with the signal *number*, and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(number)
         try:
             return self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
