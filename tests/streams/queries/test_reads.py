@@ -133,21 +133,33 @@ def test_all_is_everything_that_has_not_expired(
 
 
 @pytest.mark.parametrize("store", ["last", "minutes", "sessions"])
-@pytest.mark.parametrize(("looked_at", "size"), [(1000, 60), (3, 1000), (7, 200)])
+@pytest.mark.parametrize(("looked_at", "size", "limit"), [(1000, 60, 1000), (3, 1000, 1000), (7, 200, 4), (2, 1000, 3)])
 def test_nodes_that_stop_at_different_places_leave_nothing_out(
     three: tuple[Cluster, dict[str, StoreReads]],
     monkeypatch: pytest.MonkeyPatch,
     store: str,
     looked_at: int,
     size: int,
+    limit: int,
 ) -> None:
     """A page goes no further than every node has told; who has more stops earlier than the others."""
     found, all_reads = three
     monkeypatch.setattr(rows, "MAX_LOOKED_AT", looked_at)
     monkeypatch.setattr(rows, "MAX_BYTES", size)
-    entries = pages(all_reads["n1"], Ask(store, ALL, limit=1000))
+    entries = pages(all_reads["n1"], Ask(store, ALL, limit=limit))
     assert sorted(entries) == sorted(model(found, store))
     assert len(entries) > 5
+
+
+def test_partitions_that_stop_at_different_places_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same within one node, whose answer has more rows than a page and less than it owns."""
+    with cluster("n1") as found:
+        keys = [f"{n:03}" for n in range(120)]
+        found.feed("words", *((key, n, n) for n, key in enumerate(keys)))
+        reads = found.reads("n1", is_alone=True)
+        for looked_at, limit in ((2, 3), (3, 5), (1, 2), (5, 7)):
+            monkeypatch.setattr(rows, "MAX_LOOKED_AT", looked_at)
+            assert [entry[0] for entry in pages(reads, Ask("last", ALL, limit=limit))] == keys
 
 
 def test_every_key_is_found_by_every_node(three: tuple[Cluster, dict[str, StoreReads]]) -> None:
