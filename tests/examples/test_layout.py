@@ -1,4 +1,4 @@
-"""What an example may lean on: `streams`, the web framework, and its own files, so that it can be copied and changed."""
+"""What an example may lean on: `streams`, the web framework and its own files, so that it can be copied and changed."""
 
 import ast
 import sys
