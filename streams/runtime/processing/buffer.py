@@ -24,11 +24,18 @@ class InputBuffer:
         self._read = dict(offsets)  # the position after what was added
         self._position = dict(offsets)
         self._orders = {topic: _order(timestamp) for topic, timestamp in timestamps.items()}
+        self._added_bytes = 0  # the feeding thread's
+        self._taken_bytes = 0  # the stream thread's
         #: Topics that may have older records than what is here: nothing is taken past their end. Replaced whole.
         self.unsure: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
+
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes wait here."""
+        return self._added_bytes - self._taken_bytes
 
     @property
     def read(self) -> Mapping[str, int]:
@@ -52,6 +59,7 @@ class InputBuffer:
         records = batch.records
         if records and records[0].offset < position:
             records = [record for record in records if record.offset >= position]
+        self._added_bytes += sum(map(size_of, records))
         self._queues[batch.topic].extend(records)
         self._read[batch.topic] = max(position, batch.next_offset)
 
@@ -61,9 +69,17 @@ class InputBuffer:
 
     def next(self) -> Record | None:
         """Take the next record; None: there is none that may be taken now."""
+        queue = self._next_queue()
+        if not queue:
+            return None
+        record = queue.popleft()
+        self._taken_bytes += size_of(record)
+        return record
+
+    def _next_queue(self) -> deque[Record] | None:
         if len(self._queues) == 1:
             (queue,) = self._queues.values()
-            return queue.popleft() if queue else None
+            return queue
         found: deque[Record] | None = None
         least = 0
         for topic, queue in self._queues.items():
@@ -74,7 +90,7 @@ class InputBuffer:
             moment = self._orders[topic](queue[0])
             if found is None or moment < least:
                 found, least = queue, moment
-        return None if found is None else found.popleft()
+        return found
 
     def taken(self, records: Sequence[Record]) -> Mapping[str, int]:
         """Note that *records* are processed, and return the positions after them."""
@@ -91,9 +107,15 @@ class InputBuffer:
         by_topic: dict[str, list[Record]] = {}
         for record in records:
             by_topic.setdefault(record.topic, []).append(record)
+            self._taken_bytes -= size_of(record)
         for topic, mine in by_topic.items():
             self._queues[topic].extendleft(reversed(mine))
         self._position = dict(position)
+
+
+def size_of(record: Record) -> int:
+    """Return about how many bytes *record* has."""
+    return len(record[4] or b"") + len(record[5] or b"")
 
 
 def _order(timestamp: TimestampExtractor | None) -> Order:

@@ -171,7 +171,7 @@ class Processing:
 
     def _poll(self, timeout_s: float) -> list[RecordBatch]:
         reading = [run for partition, run in self._runs.items() if partition in self._assigned]
-        if reading and all(len(run.buffer) > self._bounds.buffered_records for run in reading):
+        if reading and all(self._is_full(run) for run in reading):
             self._room.clear()
             self._room.wait(min(timeout_s, _FULL_S))
             return []
@@ -188,6 +188,11 @@ class Processing:
             return []
         finally:
             self._look_for_older()
+
+    def _is_full(self, run: PartitionRun, times: int = 1) -> bool:
+        """Say whether *times* as much as the bounds allow waits for *run*."""
+        records, size_bytes = self._bounds.buffered_records, self._bounds.buffered_bytes
+        return len(run.buffer) > times * records or run.buffer.size_bytes > times * size_bytes
 
     def _look_for_older(self) -> None:
         """Note which topics may have records that are older than those of the others."""
@@ -296,11 +301,11 @@ class Processing:
 
     def _assign(self) -> None:
         """Have the reader read for all runs, but for those of which too much waits already."""
-        hard = self._bounds.buffered_records * _HARD_LIMIT
-        soft = self._bounds.buffered_records
 
         def is_read(partition: int, run: PartitionRun) -> bool:
-            return run.care.failure is None and len(run.buffer) <= (hard if partition in self._assigned else soft)
+            return run.care.failure is None and not self._is_full(
+                run, _HARD_LIMIT if partition in self._assigned else 1
+            )
 
         wanted = frozenset(partition for partition, run in self._runs.items() if is_read(partition, run))
         begun = {id(self._runs[partition]) for partition in wanted}

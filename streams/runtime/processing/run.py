@@ -27,7 +27,7 @@ from streams.errors import ProcessingFailed, RecordRefused, StreamsError
 from streams.processing import SubTopologyTask, TaskOutput
 from streams.records import ProducerRecord, Record
 from streams.runtime.commands import Decided, Decision, Outcome, Refused, View
-from streams.runtime.processing.buffer import InputBuffer
+from streams.runtime.processing.buffer import InputBuffer, size_of
 from streams.runtime.processing.counters import BatchCounts, ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
 from streams.runtime.processing.view import WatchedView
@@ -42,12 +42,15 @@ _LOOK_AT_CLOCK_EVERY = 32  # records
 @dataclass(frozen=True, slots=True)
 class ProcessingBounds:
     """Of one batch: `batch_records`, and `batch_ms`, after which it ends with the record under way, since other
-    partitions wait meanwhile. `buffered_records`: of the input of a task that may be read ahead. `batches_in_flight`:
-    of one task. `timeout_s`: after it the fate of a batch counts as unknown."""
+    partitions wait meanwhile; `batch_bytes`: of its input. `buffered_records`, `buffered_bytes`: of the input of a task
+    that may be read ahead. `batches_in_flight`: of one task. `timeout_s`: after it the fate of a batch counts as
+    unknown."""
 
     batch_records: int = 2_000
     batch_ms: int = 100
+    batch_bytes: int = 1 << 20
     buffered_records: int = 10_000
+    buffered_bytes: int = 16 << 20
     batches_in_flight: int = 2
     timeout_s: float = 30.0
 
@@ -91,6 +94,7 @@ class Batch:
     position_before: Mapping[str, int] = field(default_factory=dict)
     engine: SubTopologyTask | None = None
     is_sealed: bool = False
+    attempts: int = 0  # that the log gave back
     counts: BatchCounts = field(default_factory=BatchCounts)
 
     @property
@@ -161,8 +165,9 @@ class PartitionRun:
     def decide(self, batch: Batch, view: View) -> Decision:
         """See `streams.runtime.commands.Command.decide`; what is raised becomes the refusal of the batch."""
         with self.lock:
+            self._failed_after = 0
             if batch.records is not None:
-                self._take_back(batch)
+                self._is_given_back(batch)
             if self.is_over or self._task.is_closed or self._task.store is not self.begun_with[1]:
                 self._end()
                 return Decision((), Result.NOTHING)
@@ -208,13 +213,15 @@ class PartitionRun:
         limit = self._bounds.batch_records if self.care.limit is None else self.care.limit
         end_at = self._clock.monotonic() + self._bounds.batch_ms / 1000
         take, process, add = self.buffer.next, engine.process, records.append
+        left_bytes = self._bounds.batch_bytes
         for number in range(limit):
-            if not number % _LOOK_AT_CLOCK_EVERY and self._clock.monotonic() >= end_at and number:
+            if left_bytes <= 0 or (number and not number % _LOOK_AT_CLOCK_EVERY and self._clock.monotonic() >= end_at):
                 break
             record = take()
             if record is None:
                 break
             add(record)
+            left_bytes -= size_of(record)
             try:
                 process(record)
             finally:
@@ -230,6 +237,14 @@ class PartitionRun:
         self._row = record.value
         # The engine's records have the fields of a ProducerRecord, in its order: nothing is copied.
         return [record, *output.changes, *output.records]  # type: ignore[list-item]
+
+    def _is_given_back(self, batch: Batch) -> None:
+        """The log has not taken *batch*. When that happens again, it may be too much for one transaction."""
+        count = len(batch.records or ())
+        batch.attempts += 1
+        if batch.attempts > 1 and count > 1:
+            self.care.be_careful(count // 2, count)
+        self._take_back(batch)
 
     def answered(self, batch: Batch, outcome: Outcome) -> None:
         """The fate of *batch* is known, or known not to be known. On the stream thread."""

@@ -1,0 +1,188 @@
+"""The input of a task, and its batches, turn by turn."""
+
+import pytest
+
+from streams.application.topics import runnable
+from streams.dsl import StreamsBuilder
+from streams.errors import ProcessingFailed
+from streams.records import ProducerRecord, Record, RecordBatch
+from streams.runtime.processing import ProcessingBounds
+from streams.runtime.processing.buffer import InputBuffer
+from streams.runtime.processing.positions import InputPosition
+from streams.testing import Fault
+from streams.topology.subtopology import ProcessorTopology
+from tests.streams.runtime.processing_rig import ProcessingRig
+
+TOPICS = {"in": 1, "out": 1}
+
+
+def topology() -> ProcessorTopology:
+    builder = StreamsBuilder("app")
+    builder.stream("in", key=str, value=str).group_by_key().count(store="counts").to_stream().to("out")
+    return runnable(builder.build(), None)
+
+
+def rig(**bounds: int) -> ProcessingRig:
+    return ProcessingRig(topology(), TOPICS, bounds=ProcessingBounds(**bounds)).start()
+
+
+def put(rig: ProcessingRig, number: int, value: bytes = b"v") -> None:
+    rig.log.put(*(ProducerRecord("in", 0, b"k", value, (), n) for n in range(number)))
+
+
+def counted(rig: ProcessingRig) -> list[int]:
+    return [int.from_bytes(record.value or b"", "big") for record in rig.log.dump("out")]
+
+
+def batches(rig: ProcessingRig) -> list[int]:
+    """How many records each batch in the log has processed."""
+    ends = [InputPosition.decode(record.value or b"").offsets["in"] for record in rig.log.dump("app-0-positions")]
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def record(topic: str, offset: int, at_ms: int, value: bytes = b"") -> Record:
+    return Record(topic, 0, offset, at_ms, b"k", value, ())
+
+
+def batch(topic: str, *records: Record, next_offset: int | None = None) -> RecordBatch:
+    return RecordBatch(topic, 0, records, records[-1].offset + 1 if next_offset is None else next_offset)
+
+
+def test_of_two_topics_the_older_record_comes_first() -> None:
+    """And of equals that of the topic named first; a topic of which nothing is known yet is waited for."""
+    buffer = InputBuffer({"a": 0, "b": 5}, {"a": None, "b": None})
+    buffer.unsure = frozenset(("a", "b"))
+    buffer.add(batch("a", record("a", 0, 10), record("a", 1, 30)))
+    assert not buffer.has_next
+    assert buffer.next() is None
+    buffer.add(batch("b", record("b", 5, 10), record("b", 6, 20)))
+    order = []
+    while (found := buffer.next()) is not None:
+        order.append((found.topic, found.offset))
+    assert order == [("a", 0), ("b", 5), ("b", 6)]
+    buffer.unsure = frozenset("a")
+    assert (buffer.next() or order)[0] == "a"
+
+
+def test_what_is_given_back_is_taken_again_from_the_same_position() -> None:
+    """Gaps count as read only when everything before them was taken; bytes are those that wait."""
+    buffer = InputBuffer({"a": 3}, {"a": None})
+    buffer.add(batch("a", record("a", 3, 0, b"123"), record("a", 5, 0, b"12"), next_offset=9))
+    assert buffer.size_bytes == 7
+    first = buffer.next()
+    assert first is not None
+    assert buffer.taken([first]) == {"a": 4}
+    second = buffer.next()
+    assert second is not None
+    assert (buffer.taken([second]), buffer.size_bytes) == ({"a": 9}, 0)
+    buffer.give_back([first, second], {"a": 3})
+    assert (len(buffer), buffer.size_bytes) == (2, 7)
+    assert (buffer.next(), buffer.next(), buffer.next()) == (first, second, None)
+
+
+def test_a_batch_takes_what_has_come_by_its_turn_within_its_bounds() -> None:
+    """By records, and by bytes."""
+    node = rig(batch_records=4)
+    put(node, 10)
+    node.turn(12)
+    assert (counted(node), batches(node)) == (list(range(1, 11)), [4, 4, 2])
+    node = rig(batch_bytes=250)
+    put(node, 6, b"x" * 99)
+    node.turn(12)
+    assert (counted(node), batches(node)) == (list(range(1, 7)), [3, 3])
+
+
+def test_what_is_read_ahead_is_bounded() -> None:
+    """A stream thread that stands still does not fill the memory: no more is read than the bounds and one read."""
+    node = rig(buffered_records=100)
+    put(node, 50_000)
+    for _ in range(100):
+        node.processing.turn()
+    (run,) = node.processing._runs.values()
+    assert 100 < len(run.buffer) <= 2_100
+    node.turn(200)
+    assert counted(node) == list(range(1, 50_001))
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.UNKNOWN_LOST, Fault.UNKNOWN_WRITTEN, Fault.UNKNOWN_LATE])
+def test_a_failed_append_costs_an_engine_and_nothing_else(fault: Fault) -> None:
+    """Whatever became of it, each record counts once."""
+    node = rig(batch_records=4)
+    put(node, 10)
+    node.log.faults += [fault, fault]
+    for _ in range(80):
+        node.clock.advance(0.3)
+        node.turn()
+    assert counted(node) == list(range(1, 11))
+    assert not node.processing.failed
+
+
+def test_what_the_log_gives_back_again_and_again_becomes_smaller() -> None:
+    """A batch that takes longer than an append may take would come back for ever."""
+    node = rig(batch_records=64, batches_in_flight=1)
+    put(node, 64)
+    node.log.faults += [Fault.UNAVAILABLE] * 4
+    for _ in range(80):
+        node.clock.advance(1.0)
+        node.turn()
+    assert counted(node) == list(range(1, 65))
+    assert batches(node)[0] <= 16
+
+
+def test_a_record_that_the_log_refuses_is_found_and_stops_its_task() -> None:
+    """The batch is done again record by record; what comes before it is kept."""
+    node = rig(batch_records=8, batches_in_flight=1)
+    put(node, 8)
+    node.log.faults.append(Fault.REFUSED)
+    for _ in range(4):
+        node.clock.advance(1.0)
+        node.turn()
+    assert batches(node)[:2] == [1, 1]
+    node.log.faults.append(Fault.REFUSED)
+    for _ in range(40):
+        node.clock.advance(1.0)
+        node.turn()
+    (failed,) = node.processing.failed
+    assert "RecordRefused" in failed.reason
+    done = len(counted(node))
+    assert 2 <= done < 8
+    assert counted(node) == list(range(1, done + 1))
+
+
+def test_a_failure_names_its_record_and_keeps_what_came_before() -> None:
+    """Also in the middle of a batch: the records before it are processed by a new engine, and are in the log."""
+
+    def check(value: str) -> str:
+        if value == "bad":
+            raise ValueError("as the test wants it")
+        return value
+
+    builder = StreamsBuilder("app")
+    builder.stream("in", key=str, value=str).map_values(check).to("out")
+    node = ProcessingRig(runnable(builder.build(), None), TOPICS).start()
+    values = [b"a", b"b", b"bad", b"c"]
+    node.log.put(*(ProducerRecord("in", 0, b"k", value) for value in values))
+    for _ in range(10):
+        node.clock.advance(1.0)
+        node.turn()
+    assert [each.value for each in node.log.dump("out")] == [b"a", b"b"]
+    (failed,) = node.processing.failed
+    assert (failed.topic, failed.offset) == ("in", 2)
+    (care,) = (care for _, care in node.processing._cares.values())
+    assert isinstance(care.failure, ProcessingFailed)
+
+
+def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
+    """It goes on with what there is, and says so."""
+    node = rig()
+    put(node, 5)
+    node.turn(6)
+    assert counted(node) == [1, 2, 3, 4, 5]
+    place = next(place for place in node.log._records if place.topic == "in")
+    node.log._records[place] = []  # the topic was made anew
+    node.processing._assigned = frozenset()
+    node.turn(2)
+    assert node.processing.counters.lost_positions == 1
+    put(node, 2)
+    node.turn(8)
+    assert counted(node)[-2:] == [6, 7]
