@@ -1,10 +1,10 @@
 """One instance: the topology that runs, the directory that feeds it, and the routes. Composes, and decides nothing."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from streams.application import StreamsApplication
 from streams.application.producing import Input
 from streams.errors import ConfigError
 from streams.http.interactive import InteractiveQueries
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +89,13 @@ class WeblogService:
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Begin to watch (falcon calls this)."""
         self._task = asyncio.create_task(self._watcher.run(self._poll_interval_s))
+        self._task.add_done_callback(_tell_end)
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """End it (falcon calls this)."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     async def _position_of(self, file_id: str) -> FilePosition | None:
         entry = await self._queries.stores.get(FILE_POSITIONS, file_id)
@@ -103,3 +105,9 @@ class WeblogService:
         key = file_id.encode()
         records = [Input(key, line.data, headers=((PLACE, b"%d-%d" % (line.begin, line.end)),)) for line in lines]
         await asyncio.to_thread(self._application.producer.send, LINES, records, key=bytes, value=bytes)
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Log why watching has ended, if it was not told to."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("the directory is not watched any more", exc_info=task.exception())

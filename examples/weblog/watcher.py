@@ -7,7 +7,7 @@ under way; after a failed or doubtful sending it sends the same lines again.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -40,28 +40,35 @@ class DirectoryWatcher:
 
     async def run(self, poll_interval_s: float) -> None:
         """Look for ever, and again at once as long as there is something new. Ends by cancellation."""
+        told: dict[Path, str] = {}
         while True:
-            sent = 0
-            try:
-                sent = await self.look()
-            except (StreamsError, OSError) as error:
-                logger.warning("lines wait until they can be sent", extra={"reason": str(error)})
+            sent, failures = await self.look()
+            for path, error in failures.items():
+                if told.get(path) != str(error):
+                    logger.warning("lines of %s wait until they can be read and sent: %s", path, error)
+            told = {path: str(error) for path, error in failures.items()}
             if not sent:
                 await asyncio.sleep(poll_interval_s)
 
-    async def look(self) -> int:
-        """Send what is new, a bounded part of each file, and return how many lines that was. Raises StreamsError and
-        OSError: what was not sent will be next time."""
+    async def look(self) -> tuple[int, Mapping[Path, Exception]]:
+        """Send what is new, a bounded part of each file; return how many lines that was, and of which files something
+        could not be read or sent: it will be tried again. One of them keeps no other from its turn."""
         sent = 0
+        failures: dict[Path, Exception] = {}
         present = _Present(set(), set())
-        for path in await asyncio.to_thread(self._paths):
+        try:
+            paths = await asyncio.to_thread(self._paths)
+        except OSError as error:
+            return 0, {self._directory: error}
+        for path in paths:
             try:
-                file = await asyncio.to_thread(path.open, "rb")
+                with await asyncio.to_thread(path.open, "rb") as file:
+                    sent += await self._look_at(path, file, present)
             except FileNotFoundError:
                 continue  # it was moved: it will be found under its new name
-            with file:
-                sent += await self._look_at(path, file, present)
-        return sent
+            except (StreamsError, OSError) as error:
+                failures[path] = error
+        return sent, failures
 
     async def _look_at(self, path: Path, file: BinaryIO, present: "_Present") -> int:
         looks = looks_of(file)

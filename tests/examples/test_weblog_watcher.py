@@ -12,7 +12,7 @@ import pytest
 from examples.weblog import topology as t
 from examples.weblog.files import CHUNK_BYTES, FilePosition, Line, lines_from
 from examples.weblog.watcher import DirectoryWatcher
-from streams.errors import LogUnavailable, OutcomeUnknown
+from streams.errors import LogUnavailable, OutcomeUnknown, Restoring
 from streams.testing import TopologyTestDriver
 
 LINE = '{host} - - [28/Aug/1995:00:00:34 -0400] "GET /{number} HTTP/1.0" 200 1\n'
@@ -55,9 +55,14 @@ class Site:
         self.waiting = []
 
     def look(self) -> None:
+        """Look until nothing is new. Raises the first failure."""
+
         async def until_nothing_is_new() -> None:
-            while await self.watcher.look():
-                pass
+            sent, failures = 1, {}
+            while sent and not failures:
+                sent, failures = await self.watcher.look()
+            for error in failures.values():
+                raise error
 
         asyncio.run(until_nothing_is_new())
 
@@ -185,6 +190,23 @@ def test_files_that_begin_alike_are_all_read(site: Site) -> None:
     site.write("c", "more")
     site.look()
     assert site.counts == {"balancer": 3, "a": 1, "b": 1, "c": 1, "more": 1}
+
+
+def test_a_file_that_fails_keeps_no_other_from_its_turn(site: Site) -> None:
+    """One whose place nobody can tell now, for instance."""
+    for name in "abc":
+        site.write(name, name)
+
+    def fail(file_id: str) -> None:
+        site.on_question = lambda _file_id: None
+        raise Restoring("not now", partition=0, lag_records=1)
+
+    site.on_question = fail
+    sent, failures = asyncio.run(site.watcher.look())
+    assert (sent, [path.name for path in failures]) == (2, ["a"])
+    assert site.counts == {"b": 1, "c": 1}
+    site.look()
+    assert site.counts == {"a": 1, "b": 1, "c": 1}
 
 
 def test_a_copy_is_another_file(site: Site) -> None:
