@@ -6,12 +6,15 @@ else in any other partition: whoever writes the topic may have divided it anothe
 
 import heapq
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from streams.errors import SerdeUnavailable, StoreDamaged
 from streams.partitioner import partition_for
 from streams.processing.context import TaskMoment, TaskRecord
 from streams.processing.stores import open_store, overlay_of
 from streams.runtime.node import StreamsNode
+from streams.runtime.reader import TaskReader
 from streams.stores.base import Getter
 from streams.topology.graph import Topology
 from streams.topology.subtopology import SubTopology
@@ -69,7 +72,8 @@ class _AllPartitions:
             count = node.partitions
             first = partition_for(key, count)
             for step in range(count):
-                row = node.replica(store, (first + step) % count).get(key)
+                with _temporary(node, store, (first + step) % count) as reader:
+                    row = reader.get(key)
                 if row is not None:
                     return row
             return None
@@ -82,8 +86,23 @@ class _AllPartitions:
 
     def _scan_one(self, store: str, partition: int, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         while True:
-            rows = self._node.replica(store, partition).scan(start=start, stop=stop, limit=_PAGE)
+            with _temporary(self._node, store, partition) as reader:
+                rows = reader.scan(start=start, stop=stop, limit=_PAGE)
             yield from rows
             if len(rows) < _PAGE:
                 return
             start = rows[-1][0] + b"\0"
+
+
+@contextmanager
+def _temporary(node: StreamsNode, store: str, partition: int) -> Iterator[TaskReader]:
+    """Give a reader of what is here. Raises SerdeUnavailable for whatever keeps it from being read: the partition is
+    being rebuilt, or will be. No policy for records must take that for a fault of one."""
+    reader: TaskReader | None = None
+    try:
+        reader = node.replica(store, partition)
+        yield reader
+    except Exception as error:
+        if reader is not None and isinstance(reader.explain(error), StoreDamaged):
+            reader.report_damage(error)
+        raise SerdeUnavailable(f"global table {store}: {error}") from error

@@ -73,6 +73,10 @@ class GroupView:
             self.failed_partition = partition
             raise task.store.explain(error) from error
 
+    def covers(self, partition: int) -> bool:
+        """Say whether anything of *partition* is committed or decided and not applied yet."""
+        return any(key[1] == partition for overlay in (self.overlay, *self._below) for key in overlay)
+
     def cover(self, records: Iterable[ProducerRecord]) -> None:
         """Put *records* over the state, by the very function that will materialise them once they are read back: what
         that would quarantine is found here, before it is written. Records of other topics are nobody's rows."""

@@ -7,8 +7,8 @@ whole or not at all. The rows come into the store when the group is read back. W
 1. A batch is decided only on the position row that the engine has made, or was made from (`_row`). When another one is
    in force, something happened that this run does not know of: it ends, and a new one begins from the store.
 2. A batch that is decided again was given back by the log: its records are taken again, by a new engine.
-3. A new engine begins from the store only when the store has all that was decided before: when its position row is the
-   one in force. Until then the batch waits.
+3. A new engine begins from the store only when the store has all that was decided before: nothing of its partition is
+   on its way, and its position row is the one in force. Until then the batch waits.
 4. Whoever is answered "unknown" ends the run. The next one meets rule 1 or 3 until the log has told.
 
 `lock` is held by whoever works with the engine: the stream thread while it decides, the feeding thread when it ends the
@@ -27,6 +27,7 @@ from streams.errors import ProcessingFailed, RecordRefused, StreamsError
 from streams.processing import SubTopologyTask, TaskOutput
 from streams.records import ProducerRecord, Record
 from streams.runtime.commands import Decided, Decision, Outcome, Refused, View
+from streams.runtime.group import GroupView
 from streams.runtime.processing.buffer import InputBuffer, size_of
 from streams.runtime.processing.counters import BatchCounts, ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
@@ -164,6 +165,7 @@ class PartitionRun:
 
     def decide(self, batch: Batch, view: View) -> Decision:
         """See `streams.runtime.commands.Command.decide`; what is raised becomes the refusal of the batch."""
+        assert isinstance(view, GroupView), "the write section decides, nobody else"
         with self.lock:
             self._failed_after = 0
             if batch.records is not None:
@@ -177,10 +179,10 @@ class PartitionRun:
                 self._drop_engine()
                 self._take_back(batch)
                 if self._view is not None and self._view.failure is not None:
-                    view.failed_partition = self.partition  # type: ignore[attr-defined]  # the group's own view
+                    view.failed_partition = self.partition
                 raise
 
-    def _decide(self, batch: Batch, view: View) -> Decision:
+    def _decide(self, batch: Batch, view: GroupView) -> Decision:
         row = view.get(self._store, self.partition, KEY)
         if row != self._row:
             logger.info("input position overtaken", extra={"task": self.partition})
@@ -188,7 +190,7 @@ class PartitionRun:
             return Decision((), Result.NOTHING)
         if self._engine is None:
             self._view = WatchedView(self._task.store)
-            if self._view.getter(self._store)(KEY) != row:
+            if view.covers(self.partition) or self._view.getter(self._store)(KEY) != row:
                 return Decision((), Result.WAIT)
             self._engine = self._new_engine(self._view, row)
         engine = self._engine
