@@ -8,18 +8,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from examples.word_count.topology import words_of
+from examples.word_count.service import TOPICS
+from examples.word_count.topology import LINES_TOPIC, OUTPUT_TOPIC, words_of
 from tests.support.broker import Cluster, free_ports
 from tests.support.proxy import Proxy
 from tests.support.service import Service
+from tests.support.streaming import Client, Feeder
 
 pytestmark = pytest.mark.kafka
 
-MINUTE = 1_517_518_200_000
+#: An hour ago. What is much older than that Kafka deletes, or rolls and compacts, whenever it looks at its segments.
+MINUTE = int(time.time()) // 60 * 60_000 - 3_600_000
 SECRET = "a secret of the tests"
 PATIENCE_S = 30.0
 WORDS = [f"word{number}" for number in range(24)]
@@ -192,3 +196,61 @@ def test_two_clusters_answer_for_each_other(
     west.says(" ".join(WORDS), minute=1)
     west.counted(counts + Counter(WORDS))
     assert west.stop() == 0
+
+
+def run_with_kills(
+    start: Callable[..., Instance], broker: str, prefix: str, *, lines: int, kills: int, seconds: float, seed: int
+) -> None:
+    """Feed *lines* over *seconds*, kill an instance again and again meanwhile, and check every count that was written
+    and every window."""
+    random = Random(seed)
+    print("seed", seed)
+    instances = [start(name, broker, PORT=str(port)) for name, port in zip("ab", free_ports(2), strict=True)]
+    for instance in instances:
+        instance.wait_until_ready()
+    words = [f"w{number}" for number in range(max(20, lines // 200))]
+    step_ms = 3_600_000 / lines
+    given = [
+        (b"%d" % number, " ".join(random.choices(words, k=2)).encode(), MINUTE + int(number * step_ms))
+        for number in range(lines)
+    ]
+    with ExitStack() as stack:
+        client = Client(broker, f"{prefix}client")
+        stack.callback(client.close)
+        feeder = Feeder(client, LINES_TOPIC, TOPICS[LINES_TOPIC], given, seconds).start()
+        stack.callback(feeder.stop)
+        for _ in range(kills):
+            victim = random.choice(instances)
+            feeder.wait(seconds / (kills + 1))
+            victim.kill()
+            feeder.wait(random.uniform(0.0, 1.0))
+            victim.start(is_waited_for=False)
+        feeder.join()
+        total = 2 * lines
+        wanted = {OUTPUT_TOPIC: total}
+        found = client.read({OUTPUT_TOPIC: TOPICS[OUTPUT_TOPIC]}, wanted, timeout_s=60.0 + total / 300)[OUTPUT_TOPIC]
+    counted: dict[str, list[int]] = {}
+    for record in found:
+        counted.setdefault((record.key or b"").decode(), []).append(int.from_bytes(record.value or b"", "big"))
+    counts = Counter(word for _, line, _ in given for word in line.decode().split())
+    assert counted == {word: list(range(1, count + 1)) for word, count in counts.items()}
+    minutes = Counter((word, at_ms - at_ms % 60_000) for _, line, at_ms in given for word in line.decode().split())
+    listed = [{"key": word, "value": counts[word]} for word in sorted(counts)]
+    for instance in instances:
+        instance.wait_until_ready()
+        instance.becomes("/state/keyvalues/word-count/all", lambda answer: answer == listed)
+        for word in random.sample(sorted(counts), min(len(counts), 100)):
+            answer = instance.get(f"/state/windowed/windowed-word-count/{word}/0/{MINUTE * 2}")
+            expected = {f"{word}@{start_ms}": count for (one, start_ms), count in minutes.items() if one == word}
+            assert {entry["key"]: entry["value"] for entry in answer} == expected
+    assert [instance.stop() for instance in instances] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_in_two_hundred_thousand_lines(
+    start: Callable[..., Instance], kafka_broker: str, prefix: str
+) -> None:
+    """Counts go up one by one and windows hold what was said in their minute, as in a single run that nothing
+    disturbs."""
+    run_with_kills(start, kafka_broker, prefix, lines=200_000, kills=20, seconds=200.0, seed=4)
