@@ -5,6 +5,7 @@ about twice a second, and run alone. The rate is taken between the first and the
 starting and joining the group do not count.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,7 +51,10 @@ def run(command: Sequence[str], *, bootstrap_servers: str, out: str, expected: i
     try:
         return _watch(process, consumer, places, expected)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is not None:
+            print(f"it ended by itself: {log.read_text(errors='replace')[-2000:]}", flush=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         consumer.close()
 

@@ -29,8 +29,8 @@ def application(task: str, brokers: str, guarantee: str, state: str, out: str) -
         web_enabled=False,
         topic_disable_leader=True,
     )
-    read = app.topic("in", key_type=str, value_type=dict, key_serializer="raw", value_serializer="json")
-    written = app.topic(out, key_type=str, value_type=dict, key_serializer="raw", value_serializer="json")
+    read = app.topic("in", key_type=str, key_serializer="raw", value_serializer="json")
+    written = app.topic(out, key_type=str, key_serializer="raw", value_serializer="json")
     if task == "map":
 
         @app.agent(read)
@@ -57,7 +57,7 @@ def application(task: str, brokers: str, guarantee: str, state: str, out: str) -
                 await written.send(key=key, value={"count": windows[key].current()})
 
     else:
-        rows = app.topic("table", key_type=str, value_type=dict, key_serializer="raw", value_serializer="json")
+        rows = app.topic("table", key_type=str, key_serializer="raw", value_serializer="json")
         table = app.Table("rows", partitions=PARTITIONS, key_type=str)
 
         @app.agent(rows)
@@ -76,7 +76,7 @@ def application(task: str, brokers: str, guarantee: str, state: str, out: str) -
 def main() -> None:
     """Run the task that the command line names."""
     app = application(*sys.argv[1:6])
-    sys.argv[1:] = ["worker", "-l", "warning", "--without-web"]
+    sys.argv[1:] = ["worker", "-l", "warn", "--without-web"]
     app.main()
 
 
