@@ -80,12 +80,12 @@ class GroupView:
     def cover(self, records: Iterable[ProducerRecord]) -> None:
         """Put *records* over the state, by the very function that will materialise them once they are read back: what
         that would quarantine is found here, before it is written. Records of other topics are nobody's rows."""
-        tables = self.tables
+        tables, overlay = self.tables, self.overlay
         for record in records:
-            table = tables.get(record.topic)
+            table = tables.get(record[0])
             if table is not None:
                 key, row = table.materialise(record)
-                self.overlay[(table.store, record.partition, key)] = row
+                overlay[(table.store, record[1], key)] = row
 
 
 class Group:
@@ -136,11 +136,13 @@ class Group:
         self.view.cover(records)
         self.records += records
         self.members.append((pending, result, records))
-        tables = self.view.tables
+        tables, size_bytes = self.view.tables, 0
+        for topic, partition in {record[:2] for record in records}:
+            if topic in tables:
+                self.partitions.add(TopicPartition(topic, partition))
         for record in records:
-            if record.topic in tables:
-                self.partitions.add(TopicPartition(record.topic, record.partition))
-            self.size_bytes += len(record.value or b"") + len(record.key or b"") + _HEADERS_BYTES
+            size_bytes += len(record[3] or b"") + len(record[2] or b"")
+        self.size_bytes += size_bytes + len(records) * _HEADERS_BYTES
 
 
 class Held:

@@ -103,7 +103,7 @@ class SubTopology:
         for name, spec in self.stores.items():
             topic = self.changelog_of(name)
             if topic is not None:
-                topology.table(topic=topic, store=name, materialise=spec.rows)
+                topology.table(topic=topic, store=name, materialise=spec.materialiser())
         return topology
 
 
