@@ -1,5 +1,6 @@
 """Applications on real Kafka, as processes: killed and started again, they write what an undisturbed run writes."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,8 +8,13 @@ from random import Random
 
 import pytest
 
+from streams.application import StreamsApplication, StreamsSettings
+from streams.application.producing import Input
+from streams.dsl import StreamsBuilder
+from streams.errors import TopologyError
+from tests.streams.application.rig import rows, wait_until_processed
 from tests.support.streaming import CLOCK, Client, Feeder, Instance
-from tests.support.streaming_topologies import INPUT, OUTPUTS, PARTITIONS, check, inputs
+from tests.support.streaming_topologies import COUNTS, INPUT, OUTPUTS, PARTITIONS, check, counting, inputs
 
 pytestmark = pytest.mark.kafka
 
@@ -72,3 +78,44 @@ def test_twenty_kills_in_two_hundred_thousand_records(
 ) -> None:
     """The same for longer."""
     run_with_kills(stack, kafka_broker, prefix, tmp_path, records=200_000, kills=20, seconds=200.0, seed=2)
+
+
+def test_observers_and_global_tables_have_everything(kafka_broker: str, prefix: str, tmp_path: Path) -> None:
+    """An observer follows the stores of an application and takes no part in it; another application has a topic whole
+    as a global table, before it is ready."""
+    kafka = {"bootstrap_servers": kafka_broker, "session_timeout_ms": 3000}
+    topics = {prefix + INPUT: PARTITIONS, **{prefix + topic: number for topic, number in OUTPUTS.items()}}
+    given = inputs(500, 3, CLOCK.time_ms() - 60_000)
+    wanted = Counter(key.decode() for key, _, _ in given)
+    builder = StreamsBuilder(f"{prefix}global")
+    builder.global_table(prefix + COUNTS, key=str, value=int, store="everywhere")
+    with StreamsApplication(
+        counting(prefix), StreamsSettings(data_dir=tmp_path / "member", create_topics=topics, **kafka)
+    ) as member:
+        member.wait_ready(40)
+        records = [Input(key.decode(), value.decode(), at_ms) for key, value, at_ms in given]
+        member.producer.send(prefix + INPUT, records)
+        wait_until_processed(member)
+        assert rows(member, "counts") == wanted
+        with StreamsApplication(
+            counting(prefix), StreamsSettings(data_dir=tmp_path / "observer", role="observer", **kafka)
+        ) as observer:
+            observer.wait_ready(40)
+            assert rows(observer, "counts") == wanted
+            assert (observer.counters, observer.lag()) == ({}, {})
+            assert not observer.node_of("counts").thread.owned
+        with StreamsApplication(builder.build(), StreamsSettings(data_dir=tmp_path / "global", **kafka)) as everywhere:
+            everywhere.wait_ready(40)
+            assert everywhere._globals is not None
+            stores = everywhere._globals.stores()
+            assert stores is not None
+            assert dict(stores["everywhere"].all()) == wanted
+            assert stores["everywhere"].get(next(iter(wanted))) == wanted[next(iter(wanted))]
+
+
+def test_a_missing_topic_is_named_and_nothing_is_left_open(kafka_broker: str, prefix: str, tmp_path: Path) -> None:
+    """On Kafka topics of users are not made unless the settings say so."""
+    settings = StreamsSettings(data_dir=tmp_path, bootstrap_servers=kafka_broker)
+    for _ in range(2):  # The directory is free again after the first attempt.
+        with pytest.raises(TopologyError, match=f"{prefix}{INPUT}"):
+            StreamsApplication(counting(prefix), settings).start()
