@@ -34,14 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run; return 0 after a signal, 1 when the application gave up."""
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    is_stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: is_stopping.set())
     application = StreamsApplication(load_topology(options.topology), settings_of(options, os.environ))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)  # several threads of this process have something to do at once
-    with application:
-        print(f"running {application.application_id}; ends with SIGTERM or Ctrl-C", flush=True)
-        while not is_stopping.wait(0.2) and not application.failed.is_set():
-            pass
+    is_starting, is_stopping = threading.Event(), threading.Event()
+    is_starting.set()
+
+    def stop(*_: object) -> None:
+        is_stopping.set()
+        if is_starting.is_set():
+            raise _StoppedError  # A start waits for the log, for a minute if need be.
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        application.start()
+        is_starting.clear()
+    except _StoppedError:
         application.stop(_STOP_S)
+        return 0
+    print(f"running {application.application_id}; ends with SIGTERM or Ctrl-C", flush=True)
+    while not is_stopping.wait(0.2) and not application.failed.is_set():
+        pass
+    application.stop(_STOP_S)
     return 1 if application.failed.is_set() else 0
+
+
+class _StoppedError(BaseException):
+    """A signal came before the application had started. No exception that anybody on the way would catch."""

@@ -1,4 +1,5 @@
-"""Writer and membership of the embedded log. One node owns everything, so both are simple; the port is Kafka's."""
+"""Writer, membership and producer of the embedded log. One process has it, and in it one node owns all partitions of
+its topics, so they are simple; the port is Kafka's."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -57,6 +57,23 @@ def test_it_runs_until_a_signal_and_holds_its_directory(tmp_path: Path) -> None:
     assert "'text-lines-topic' does not exist" in missing.stderr
 
 
+def test_a_start_that_waits_for_kafka_ends_with_a_signal(tmp_path: Path) -> None:
+    """Nobody has to wait for its patience to end."""
+    command = [sys.executable, "-m", "streams", "run", TOPOLOGY, "--data-dir", str(tmp_path)]
+    process = subprocess.Popen([*command, "--bootstrap-servers", "127.0.0.1:1"], cwd=ROOT)
+    try:
+        end_at = time.monotonic() + 20
+        while not (tmp_path / "node-id").exists():
+            assert time.monotonic() < end_at
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait(10)
+
+
 def test_an_idle_process_does_nearly_nothing(tmp_path: Path) -> None:
     """No busy loop: a few hundredths of a second of processor time for each second."""
     instance = Instance(TOPOLOGY, tmp_path, {"STREAMS_CREATE_TOPICS": "text-lines-topic=2,wordcount-output=2"})
