@@ -110,7 +110,7 @@ def owners(instance: Service) -> dict[int, str]:
 
 def records_of(log: KafkaLog, topic: str) -> list[Record]:
     """Return all committed records of *topic*."""
-    deadline = Deadline.after(PATIENCE_S, CLOCK)
+    deadline = Deadline.after(4 * PATIENCE_S, CLOCK)
     partitions = log.describe_topics([topic], deadline)[topic].partitions
     ends = log.end_offsets([TopicPartition(topic, number) for number in range(partitions)], deadline)
     left = {place for place, end in ends.items() if end}
