@@ -35,7 +35,7 @@ class DirectoryWatcher:
         self._source = source
         self._position_of = position_of
         self._send = send
-        self._sent: dict[str, FilePosition] = {}  # by id; at least what the topology has taken
+        self._sent: dict[str, FilePosition] = {}  # by id, of files that are there
         self._known: dict[Path, tuple[Looks, str]] = {}  # what a file looked like when it was read to its end
 
     async def run(self, poll_interval_s: float) -> None:
@@ -68,6 +68,9 @@ class DirectoryWatcher:
                 continue  # it was moved: it will be found under its new name
             except (StreamsError, OSError) as error:
                 failures[path] = error
+        # What is gone is forgotten; should it come back, the topology knows how far it was.
+        self._sent = {file_id: position for file_id, position in self._sent.items() if file_id in present.ids}
+        self._known = {path: known for path, known in self._known.items() if known[1] in present.ids}
         return sent, failures
 
     async def _look_at(self, path: Path, file: BinaryIO, present: "_Present") -> int:

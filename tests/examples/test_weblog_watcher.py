@@ -136,6 +136,24 @@ def test_a_file_that_is_moved_is_the_same_file(site: Site) -> None:
     assert site.counts == {"x": 1, "y": 1, "z": 1, "new": 1}
 
 
+def test_a_file_that_comes_back_is_the_same_file(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Although the watcher has forgotten it, and before the topology has taken all of it."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    site.write("a.log", *"xy")
+    site.look()
+    site.is_slow = True
+    site.write("a.log", "z")
+    site.look()
+    (site.directory / "a.log").rename(elsewhere / "a.log")
+    site.look()
+    (elsewhere / "a.log").rename(site.directory / "b.log")
+    site.write("b.log", "more")
+    site.look()
+    site.process()
+    site.look()
+    assert site.counts == {"x": 1, "y": 1, "z": 1, "more": 1}
+
+
 def test_a_file_that_is_moved_while_it_is_looked_at_is_the_same_file(site: Site) -> None:
     """Its path leads to another file by then, or it has two names for a moment (here: for good)."""
     site.write("access.log", *"xy")
