@@ -249,8 +249,9 @@ def run_with_kills(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills_in_two_hundred_thousand_lines(
-    start: Callable[..., Instance], kafka_broker: str, prefix: str
+    start: Callable[..., Instance], own_cluster: Callable[..., Cluster], prefix: str
 ) -> None:
     """Counts go up one by one and windows hold what was said in their minute, as in a single run that nothing
     disturbs."""
-    run_with_kills(start, kafka_broker, prefix, lines=200_000, kills=20, seconds=200.0, seed=4)
+    broker = own_cluster().bootstrap_servers
+    run_with_kills(start, broker, prefix, lines=200_000, kills=20, seconds=200.0, seed=4)
