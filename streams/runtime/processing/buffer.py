@@ -53,6 +53,15 @@ class InputBuffer:
                 return False
         return is_there
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether records wait here for older ones of a topic of which nothing is here."""
+        return not self.has_next and len(self) > 0
+
+    def waiting(self, topic: str) -> int:
+        """Return how many records of *topic* wait."""
+        return len(self._queues[topic])
+
     def add(self, batch: RecordBatch) -> None:
         """Take what was read. The records come first: who sees the new position must find them."""
         position = self._read[batch.topic]

@@ -82,8 +82,9 @@ class Processing:
         }
         self._runs: dict[int, PartitionRun] = {}
         self._cares: dict[int, tuple[object, Care]] = {}  # with the tenure that it is of
-        self._assigned: frozenset[int] = frozenset()
-        self._assigned_runs: set[int] = set()
+        self._assigned: set[tuple[TopicPartition, int]] = set()  # with the run that it is for
+        self._read: frozenset[int] = frozenset()  # partitions of which something is assigned
+        self._paused: dict[int, frozenset[str]] = {}
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._room = threading.Event()  # something was processed
@@ -170,8 +171,9 @@ class Processing:
                 self._is_stopping.wait(1.0)
 
     def _poll(self, timeout_s: float) -> list[RecordBatch]:
-        reading = [run for partition, run in self._runs.items() if partition in self._assigned]
-        if reading and all(self._is_full(run) for run in reading):
+        self._look_for_older()
+        reading = [run for partition, run in self._runs.items() if partition in self._read]
+        if reading and all(self._is_full(run) and not run.buffer.is_starved for run in reading):
             self._room.clear()
             self._room.wait(min(timeout_s, _FULL_S))
             return []
@@ -186,13 +188,11 @@ class Processing:
         except OffsetOutOfRange as error:
             self._lost(error)
             return []
-        finally:
-            self._look_for_older()
 
-    def _is_full(self, run: PartitionRun, times: int = 1) -> bool:
-        """Say whether *times* as much as the bounds allow waits for *run*."""
-        records, size_bytes = self._bounds.buffered_records, self._bounds.buffered_bytes
-        return len(run.buffer) > times * records or run.buffer.size_bytes > times * size_bytes
+    def _is_full(self, run: PartitionRun) -> bool:
+        """Say whether as much as the bounds allow waits for *run*."""
+        bounds = self._bounds
+        return len(run.buffer) > bounds.buffered_records or run.buffer.size_bytes > bounds.buffered_bytes
 
     def _look_for_older(self) -> None:
         """Note which topics may have records that are older than those of the others."""
@@ -300,24 +300,32 @@ class Processing:
         )
 
     def _assign(self) -> None:
-        """Have the reader read for all runs, but for those of which too much waits already."""
+        """Have the reader read what there is room for. A new assignment costs a fetch, so a full task is read on for a
+        while; but where a task waits for older records of one topic, the others make room for that one at once."""
+        wanted: dict[TopicPartition, int] = {}
+        for partition, run in self._runs.items():
+            if run.care.failure is None:
+                self._paused[partition] = paused = self._paused_topics(run, self._paused.get(partition, frozenset()))
+                offsets = run.buffer.read
+                wanted |= {TopicPartition(topic, partition): offsets[topic] for topic in offsets if topic not in paused}
+        for partition in self._paused.keys() - self._runs.keys():
+            del self._paused[partition]
+        begun = {(place, id(self._runs[place.partition])) for place in wanted}
+        if begun != self._assigned:
+            self._assigned = begun
+            self._read = frozenset(place.partition for place in wanted)
+            self._reader.assign(wanted)
 
-        def is_read(partition: int, run: PartitionRun) -> bool:
-            return run.care.failure is None and not self._is_full(
-                run, _HARD_LIMIT if partition in self._assigned else 1
-            )
-
-        wanted = frozenset(partition for partition, run in self._runs.items() if is_read(partition, run))
-        begun = {id(self._runs[partition]) for partition in wanted}
-        if wanted == self._assigned and begun == self._assigned_runs:
-            return
-        self._assigned, self._assigned_runs = wanted, begun
-        self._reader.assign(
-            {
-                TopicPartition(topic, partition): offset
-                for partition in wanted
-                for topic, offset in self._runs[partition].buffer.read.items()
-            }
+    def _paused_topics(self, run: PartitionRun, paused: frozenset[str]) -> frozenset[str]:
+        """Return the topics of *run* that are not read for now; *paused* were not so far."""
+        buffer, bounds = run.buffer, self._bounds
+        is_heavy = buffer.size_bytes > bounds.buffered_bytes * (1 if buffer.is_starved else _HARD_LIMIT)
+        limit = bounds.buffered_records * (1 if buffer.is_starved else _HARD_LIMIT)
+        return frozenset(
+            topic
+            for topic in buffer.read
+            if (waiting := buffer.waiting(topic))
+            and (is_heavy or waiting > (bounds.buffered_records // 2 if topic in paused else limit))
         )
 
     def _lost(self, error: OffsetOutOfRange) -> None:
@@ -330,4 +338,4 @@ class Processing:
         run = self._runs.get(error.partition)
         if run is not None:
             run.buffer.restart(error.topic)
-        self._assigned = frozenset()
+        self._assigned = set()

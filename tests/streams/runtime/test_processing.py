@@ -5,7 +5,7 @@ import pytest
 from streams.application.topics import runnable
 from streams.dsl import StreamsBuilder
 from streams.errors import ProcessingFailed
-from streams.records import ProducerRecord, Record, RecordBatch
+from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 from streams.runtime.processing import ProcessingBounds
 from streams.runtime.processing.buffer import InputBuffer
 from streams.runtime.processing.positions import InputPosition
@@ -104,6 +104,28 @@ def test_what_is_read_ahead_is_bounded() -> None:
     assert counted(node) == list(range(1, 50_001))
 
 
+def test_a_topic_that_is_waited_for_finds_room() -> None:
+    """However much of the other one has come: it is paused, and goes on when the order of times is known."""
+    builder = StreamsBuilder("app")
+    builder.stream("in", "late", key=str, value=str).map_values(lambda value: value).to("out")
+    topics = {"in": 1, "late": 1, "out": 1}
+    node = ProcessingRig(runnable(builder.build(), None), topics, bounds=ProcessingBounds(buffered_records=100)).start()
+    node.log.put(ProducerRecord("late", 0, b"k", b"late", (), 5))
+    node.log.withhold(TopicPartition("late", 0))
+    node.log.put(ProducerRecord("late", 0, b"k", b"later", (), 7))
+    put(node, 30_000)
+    node.clock.advance(2.0)  # So long nobody could say that nothing has come.
+    node.turn(30)
+    assert len(node.log.dump("out")) == 7, "up to the time of what is known of the other topic"
+    (run,) = node.processing._runs.values()
+    assert len(run.buffer) <= 2_100
+    node.log.release()
+    node.turn(120)
+    values = [record.value for record in node.log.dump("out")]
+    assert len(values) == 30_002
+    assert (values.index(b"late"), values.index(b"later")) == (6, 9)
+
+
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.UNKNOWN_LOST, Fault.UNKNOWN_WRITTEN, Fault.UNKNOWN_LATE])
 def test_a_failed_append_costs_an_engine_and_nothing_else(fault: Fault) -> None:
     """Whatever became of it, each record counts once."""
@@ -180,7 +202,7 @@ def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
     assert counted(node) == [1, 2, 3, 4, 5]
     place = next(place for place in node.log._records if place.topic == "in")
     node.log._records[place] = []  # the topic was made anew
-    node.processing._assigned = frozenset()
+    node.processing._assigned = set()
     node.turn(2)
     assert node.processing.counters.lost_positions == 1
     put(node, 2)
