@@ -82,7 +82,7 @@ class Processing:
         }
         self._runs: dict[int, PartitionRun] = {}
         self._cares: dict[int, tuple[object, Care]] = {}  # with the tenure that it is of
-        self._assigned: set[tuple[TopicPartition, int]] = set()  # with the run that it is for
+        self._assigned: set[tuple[TopicPartition, PartitionRun]] = set()  # with the run that it is for
         self._read: frozenset[int] = frozenset()  # partitions of which something is assigned
         self._paused: dict[int, frozenset[str]] = {}
         self._lock = threading.Lock()
@@ -310,14 +310,14 @@ class Processing:
                 wanted |= {TopicPartition(topic, partition): offsets[topic] for topic in offsets if topic not in paused}
         for partition in self._paused.keys() - self._runs.keys():
             del self._paused[partition]
-        begun = {(place, id(self._runs[place.partition])) for place in wanted}
+        begun = {(place, self._runs[place.partition]) for place in wanted}
         if begun != self._assigned:
             self._assigned = begun
             self._read = frozenset(place.partition for place in wanted)
             self._reader.assign(wanted)
 
     def _paused_topics(self, run: PartitionRun, paused: frozenset[str]) -> frozenset[str]:
-        """Return the topics of *run* that are not read for now; *paused* were not so far."""
+        """Return the topics of *run* that are not read for now; *paused* are those that were not until now."""
         buffer, bounds = run.buffer, self._bounds
         is_heavy = buffer.size_bytes > bounds.buffered_bytes * (1 if buffer.is_starved else _HARD_LIMIT)
         limit = bounds.buffered_records * (1 if buffer.is_starved else _HARD_LIMIT)
