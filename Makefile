@@ -57,7 +57,7 @@ constraints: ## resolve all packages anew and pin them in constraints.txt
 	@$(FIND_PYTHON) && rm -rf .cache/constraints && "$$python" -m venv .cache/constraints
 	.cache/constraints/bin/python -m pip install -q '.[test,dev,bench]'
 	@sed -n '/^#/p' constraints.txt > .cache/constraints.txt
-	.cache/constraints/bin/python -m pip freeze --exclude profiles >> .cache/constraints.txt
+	.cache/constraints/bin/python -m pip freeze --all --exclude pip --exclude profiles >> .cache/constraints.txt
 	mv .cache/constraints.txt constraints.txt
 
 clean: ## remove what was made, but never ./data

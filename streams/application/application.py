@@ -160,7 +160,8 @@ class StreamsApplication:
 
     @property
     def counters(self) -> Mapping[int, ProcessingCounters]:
-        """What was processed since the start, by index of the sub-topology."""
+        """What was processed since the start, by index of the sub-topology. A batch is counted when its task has
+        heard of its end: a moment after `lag` and the stores show it."""
         return {each.subtopology.index: each.counters for each in self._processings}
 
     def lag(self, timeout_s: float = 5.0) -> dict[TopicPartition, int]:

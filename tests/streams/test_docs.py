@@ -11,8 +11,10 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_example_works(page: Path) -> None:
+def test_every_example_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reader copies runs, and its assertions hold; line numbers of a failure are those of the page."""
+    monkeypatch.chdir(tmp_path)  # where an example leaves what it makes
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     text = page.read_text()
     namespace: dict[str, object] = {"__name__": "page"}
     found = list(BLOCK.finditer(text))
