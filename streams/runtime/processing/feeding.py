@@ -202,7 +202,7 @@ class Processing:
         for partition, run in self._runs.items():
             run.buffer.unsure = frozenset(
                 topic
-                for topic in self._timestamps
+                for topic in run.buffer.read  # the others do not have this partition
                 if self._reader.caught_up_at(TopicPartition(topic, partition)) < sure_at
             )
 

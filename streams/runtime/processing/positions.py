@@ -8,6 +8,7 @@ engine that has not made the newest row knows that it is not the newest engine.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from streams.errors import PoisonRecord
@@ -29,12 +30,14 @@ TOPIC_CONFIG: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True)
 class InputPosition:
     """`offsets`: topic to the next offset to process. `stream_time_ms`: the greatest timestamp so far, -1 before any.
-    `expired`: store to the key of rows before which all have outlived their retention, where that has changed."""
+    `expired`: store to the key of rows before which all have outlived their retention, where that has changed.
+    `segments_ms`: of these stores, what their keys count by."""
 
     batch_id: bytes
     offsets: Mapping[str, int]
     stream_time_ms: int
     expired: Mapping[str, bytes] = field(default_factory=dict)
+    segments_ms: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return the row."""
@@ -43,6 +46,7 @@ class InputPosition:
             "offsets": dict(self.offsets),
             "stream_time_ms": self.stream_time_ms,
             "expired": {store: key.hex() for store, key in self.expired.items()},
+            "segments_ms": dict(self.segments_ms),
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -56,6 +60,7 @@ class InputPosition:
                 {str(topic): int(offset) for topic, offset in found["offsets"].items()},
                 int(found["stream_time_ms"]),
                 {str(store): bytes.fromhex(key) for store, key in found["expired"].items()},
+                {str(store): int(segment_ms) for store, segment_ms in found.get("segments_ms", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PoisonRecord("not-a-position", str(error)) from error
@@ -80,8 +85,12 @@ def state_of(subtopology: SubTopology) -> Topology:
     """Return what a task of *subtopology* keeps when it runs: its positions, which come first because every group has
     one, and its stores. All of them must have a changelog of their own."""
     topology = Topology(f"{subtopology.application_id}-{subtopology.index}")
+    segments_ms = {name: spec.segment_ms for name, spec in subtopology.stores.items()}
     topology.table(
-        topic=positions_topic(subtopology), store=positions_store(subtopology), materialise=_row, expiry=_expiry
+        topic=positions_topic(subtopology),
+        store=positions_store(subtopology),
+        materialise=_row,
+        expiry=partial(_expiry, segments_ms),
     )
     for table in subtopology.state.tables:
         topology.table(topic=table.topic, store=table.store, materialise=table.materialise)
@@ -96,8 +105,13 @@ def _row(record: Record | ProducerRecord) -> tuple[bytes, bytes | None]:
     return record.key, record.value
 
 
-def _expiry(record: Record) -> Mapping[str, bytes]:
+def _expiry(segments_ms: Mapping[str, int], record: Record) -> Mapping[str, bytes]:
+    """Return what *record* says of stores that are there, with keys of the form that they have: an earlier version of
+    the topology may have had others, or another retention, by which the same key means another time."""
     try:
-        return {} if record.value is None else InputPosition.decode(record.value).expired
+        found = None if record.value is None else InputPosition.decode(record.value)
     except PoisonRecord:
         return {}  # It has no row, either.
+    expired = {} if found is None else found.expired
+    told = {} if found is None else found.segments_ms
+    return {store: key for store, key in expired.items() if store in told and told[store] == segments_ms.get(store)}

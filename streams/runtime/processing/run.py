@@ -234,7 +234,8 @@ class PartitionRun:
         expired = {store: key for store, key in output.expired.items() if self._told_expired.get(store) != key}
         self._told_expired.update(expired)
         offsets = self.buffer.taken(batch.records)
-        position = InputPosition(batch.event_id, offsets, engine.stream_time_ms, expired)
+        segments_ms = {store: self._subtopology.stores[store].segment_ms for store in expired}
+        position = InputPosition(batch.event_id, offsets, engine.stream_time_ms, expired, segments_ms)
         record = position.record(self._subtopology, self.partition)
         self._row = record.value
         # The engine's records have the fields of a ProducerRecord, in its order: nothing is copied.

@@ -3,13 +3,13 @@
 import pytest
 
 from streams.application.topics import runnable
-from streams.dsl import StreamsBuilder
+from streams.dsl import StreamsBuilder, tumbling
 from streams.errors import ProcessingFailed
 from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 from streams.runtime.processing import ProcessingBounds
 from streams.runtime.processing.buffer import InputBuffer
 from streams.runtime.processing.positions import InputPosition
-from streams.testing import Fault
+from streams.testing import FakeClock, Fault, MemoryLog
 from streams.topology.subtopology import ProcessorTopology
 from tests.streams.runtime.processing_rig import ProcessingRig
 
@@ -208,3 +208,50 @@ def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
     put(node, 2)
     node.turn(8)
     assert counted(node)[-2:] == [6, 7]
+
+
+def test_a_topic_is_not_asked_for_partitions_that_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log may say to that that there is no such partition; and nobody need wait for what cannot come."""
+    builder = StreamsBuilder("app")
+    builder.stream("in", key=str, value=str).merge(builder.stream("few", key=str, value=str)).to("out")
+    node = ProcessingRig(runnable(builder.build(), None), {"in": 2, "few": 1, "out": 1}).start()
+    reader = node.processing._reader
+    asked, known = reader.caught_up_at, {("in", 0), ("in", 1), ("few", 0)}
+
+    def caught_up_at(place: TopicPartition) -> float:
+        assert place in known
+        return asked(place)
+
+    monkeypatch.setattr(reader, "caught_up_at", caught_up_at)
+    node.log.put(ProducerRecord("in", 1, b"k", b"v", (), 1))
+    node.turn(6)
+    assert [each.value for each in node.log.dump("out")] == [b"v"]
+
+
+def windowed(retention_ms: int) -> ProcessorTopology:
+    builder = StreamsBuilder("app")
+    stream = builder.stream("in", key=str, value=str).group_by_key()
+    stream.windowed_by(tumbling(60_000)).count(store="windows", retention_ms=retention_ms)
+    return runnable(builder.build(), None)
+
+
+def test_what_an_earlier_topology_calls_expired_removes_nothing_of_this_one() -> None:
+    """It may name a store that is not there any more, and with another retention its keys mean other times."""
+    clock = FakeClock()
+    log = MemoryLog(clock=clock)
+    before = ProcessingRig(windowed(3_600_000), TOPICS, log=log, clock=clock).start()
+    log.put(*(ProducerRecord("in", 0, b"k", b"v", (), n * 3_600_000) for n in range(20)))
+    before.turn(6)
+    before.dies()
+    (last,) = [InputPosition.decode(each.value or b"") for each in log.dump("app-0-positions")][-1:]
+    assert set(last.expired) == {"windows"}
+    after = ProcessingRig(windowed(36_000_000), TOPICS, log=log, clock=clock).start()
+    rows = after.thread.tasks[0].store.scan("windows")
+    after.dies()
+    assert [int.from_bytes(row[8:], "big") for _, row in rows] == [1] * len(rows)
+    assert len(rows) >= 10, "what lies within the longer retention is there"
+    node = ProcessingRig(topology(), TOPICS, log=log, clock=clock).start()
+    put(node, 2)
+    node.turn(6)
+    assert not node.fatal
+    assert counted(node) == [1, 2]
