@@ -2,12 +2,18 @@
 
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+from kafka import TopicPartition as KafkaTopicPartition
+from kafka.errors import MessageSizeTooLargeError
+from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from streams.log.kafka import KafkaLog
-from streams.log.kafka.packing import pack
+from streams.log.kafka.packing import pack, send_all
 from streams.records import Headers, ProducerRecord, TopicPartition
 from tests.kafka.node import Node, read_to, within
 
@@ -71,3 +77,43 @@ def test_many_records_for_a_partition_arrive_in_order_and_as_a_whole(
     assert [record.value for record in found] == values
     assert [record.timestamp_ms for record in found] == [NOW_MS + n for n in range(2_000)]
     assert {record.headers for record in found} == {(("n", b"v"),)}
+
+
+def split(records: int, *, times: int = 1) -> tuple[FutureRecordMetadata, list[ProducerBatch]]:
+    """Send so many records as one batch, have kafka-python split the first batch so often, and return the batches."""
+    accumulator = RecordAccumulator(batch_size=1 << 18)
+    sender = SimpleNamespace(wakeup=lambda: None)
+    producer = SimpleNamespace(_accumulator=accumulator, _transaction_manager=None, _sender=sender)
+    sent: list[FutureRecordMetadata] = []
+    send_all(producer, [ProducerRecord("topic", 0, b"k", b"%d" % n) for n in range(records)], sent.append, NOW_MS)
+    (future,) = sent
+    batches = accumulator._batches[KafkaTopicPartition("topic", 0)]
+    for _ in range(times):
+        large = batches.popleft()
+        large.records.close()
+        accumulator.split_and_reenqueue(large)
+    return future, list(batches)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_future_of_a_batch_that_was_split_ends_with_its_last_record(times: int) -> None:
+    """As the broker takes the parts one after the other: none may be missing when the transaction is committed."""
+    future, parts = split(10, times=times)
+    assert len(parts) == times + 1
+    offset = 100
+    for part in parts:
+        assert not future.is_done
+        part.complete(offset, -1)
+        offset += part.record_count
+    assert future.succeeded()
+    assert future.value.offset == 109
+
+
+def test_the_future_of_a_batch_that_was_split_fails_with_any_part() -> None:
+    """Also when what comes behind is taken: an idempotent producer goes on after a record that is too large."""
+    future, (first, second) = split(10)
+    error = MessageSizeTooLargeError("too large")
+    first.complete_exceptionally(error, lambda _: error)
+    second.complete(100, -1)
+    assert future.failed()
+    assert isinstance(future.exception, MessageSizeTooLargeError)

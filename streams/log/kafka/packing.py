@@ -26,8 +26,6 @@ from streams.records import ProducerRecord
 _WORTHWHILE = 4
 _MAGIC = 2
 _SMALL = 1 << 13
-#: Attributes of an unclosed builder that are set here.
-_BUILDER_FIELDS = ("_buffer", "_first_timestamp", "_last_offset", "_max_timestamp", "_num_records")
 
 
 def send_all(
@@ -71,9 +69,8 @@ def _send_packed(
         packed = pack(builder, records, start, limit, now_ms)
         batch = ProducerBatch(place, builder)
         future = FutureRecordMetadata(batch.produce_future, packed - 1, now_ms, None, -1, -1, -1)
-        # For each record, since a batch that is too large is split by them; bound again and again, the future ends
-        # with the last record, which is there only if all before it are.
-        batch._record_futures = [future] * packed
+        # One for each record, by which a batch that is too large is split: the future goes with the last one.
+        batch._record_futures = [_Earlier(future)] * (packed - 1) + [future]
         with accumulator._tp_lock(place):
             assert not accumulator._closed, "the producer was closed under way"
             accumulator._batches[place].append(batch)
@@ -81,6 +78,26 @@ def _send_packed(
         sent_one(future)
         start += packed
     producer._sender.wakeup()
+
+
+class _Earlier:
+    """Stands for the records before the last one of a batch that is split: where one of them is refused, their future
+    fails, although the last one may be taken. Otherwise it ends with the last one, which is acknowledged last."""
+
+    def __init__(self, future: FutureRecordMetadata) -> None:
+        self._future = future
+        self._seen: Any = None
+
+    def rebind(self, produce_future: Any, _: int) -> None:
+        """Called by kafka-python for each record, with the batch that it is in now."""
+        if produce_future is not self._seen:
+            self._seen = produce_future
+            produce_future.add_callback(self._answered)
+
+    def _answered(self, result: tuple[int, int, Callable[[int], Exception] | None]) -> None:
+        error_of = result[2]
+        if error_of is not None and not self._future.is_done:
+            self._future.failure(error_of(0))
 
 
 def pack(builder: MemoryRecordsBuilder, records: Sequence[ProducerRecord], start: int, limit: int, now_ms: int) -> int:
