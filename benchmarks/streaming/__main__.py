@@ -66,7 +66,7 @@ def _race(arguments: argparse.Namespace, home: Path, failed: list[str]) -> Table
         f"{arguments.records:,} records of {arguments.keys:,} keys in {race.PARTITIONS} partitions, in JSON, one"
         " process each; records/s that come out, median (least to greatest) of"
         f" {arguments.rounds} rounds in which all take turns. `streams` and Quix Streams process exactly once, Faust at"
-        " least once. MB: resident memory of the process.",
+        " least once. MB: resident memory of the process. CPU: of its threads, those that wait for Kafka included.",
         (
             "task",
             "streams records/s",
@@ -74,6 +74,7 @@ def _race(arguments: argparse.Namespace, home: Path, failed: list[str]) -> Table
             "Faust records/s",
             "to Quix",
             "to Faust",
+            "CPU us a record: streams, Quix, Faust",
             "MB: streams, Quix, Faust",
         ),
     )
@@ -85,6 +86,7 @@ def _race(arguments: argparse.Namespace, home: Path, failed: list[str]) -> Table
         for task in arguments.tasks:
             rates: dict[str, list[float]] = {name: [] for name in GUARANTEES}
             memory = dict.fromkeys(GUARANTEES, 0)
+            cpu_us: dict[str, list[float]] = {name: [] for name in GUARANTEES}
             for number in range(arguments.rounds):
                 for name in arguments.contestants:
                     result = _run(name, task, servers, home, number, arguments.records)
@@ -92,17 +94,21 @@ def _race(arguments: argparse.Namespace, home: Path, failed: list[str]) -> Table
                     if result.records < arguments.records:
                         failed.append(f"{name} gave {result.records:,} of {arguments.records:,} records of {task}")
                     rates[name].append(result.rate or float("nan"))
+                    cpu_us[name].append(result.cpu_us)
                     memory[name] = max(memory[name], result.rss_bytes)
-            table.rows.append(_row(task, rates, memory))
+            table.rows.append(_row(task, rates, cpu_us, memory))
     return table
 
 
-def _row(task: str, rates: dict[str, list[float]], memory: dict[str, int]) -> tuple[str, ...]:
+def _row(
+    task: str, rates: dict[str, list[float]], cpu_us: dict[str, list[float]], memory: dict[str, int]
+) -> tuple[str, ...]:
     ours = rates["streams"]
     others = [rates["quix"], rates["faust"]]
     ratios = [ratio(ours, other) if ours and other else "-" for other in others]
     megabytes = ", ".join(middle([bytes_ / 1e6], 0) for bytes_ in memory.values())
-    return (TASKS[task], *(spread(each) if each else "-" for each in rates.values()), *ratios, megabytes)
+    microseconds = ", ".join(middle(each, 0) if each else "-" for each in cpu_us.values())
+    return (TASKS[task], *(spread(each) if each else "-" for each in rates.values()), *ratios, microseconds, megabytes)
 
 
 def _run(name: str, task: str, servers: str, home: Path, number: int, records: int) -> race.Result:
