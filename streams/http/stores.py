@@ -144,7 +144,7 @@ class Stores:
             if lines:
                 yield lines
             left = None if total is None else total - count
-            if page.next is None or left == 0:
+            if page.next is None or (left is not None and left <= 0):
                 break
             ask = ask._replace(limit=_STREAM_PAGE if left is None else min(_STREAM_PAGE, left))
             deadline = Deadline.after(_DEADLINE_S, self._reads.clock)

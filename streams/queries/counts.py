@@ -16,6 +16,7 @@ from streams.errors import StoreDamaged, StoreError, Unavailable
 from streams.queries.fanout import FanOut, Target
 from streams.queries.peers import Caller, Peers, PeerUnreachable
 from streams.queries.routing import Need
+from streams.runtime.reader import NEVER_MS
 
 COUNT_OPERATION = "count"
 #: So many rows of a partition are looked at, which takes about a millisecond.
@@ -199,10 +200,10 @@ class Counts:
                 continue
             except (StoreError, OSError):
                 continue  # It has just moved, or the disk refuses: somebody else may know.
-            row = PartitionCount(
-                partition, rows, is_exact, node.node_id, node.role_of(partition), reader.staleness_ms()
-            )
-            counts.append(row)
+            staleness_ms = reader.staleness_ms()
+            if staleness_ms < NEVER_MS:  # else it was never complete here
+                role = node.role_of(partition)
+                counts.append(PartitionCount(partition, rows, is_exact, node.node_id, role, staleness_ms))
         return NodeCounts(counts)
 
 

@@ -8,8 +8,6 @@ a partition that is told of is told of whole, up to `Answer.until`.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from heapq import merge
-from itertools import islice
 from typing import Protocol
 
 from streams.clock import Deadline
@@ -20,7 +18,7 @@ from streams.processing.stores import open_store
 from streams.queries.asking import GET, MAX_LIMIT, STRICT, Answer, Ask, Part, Refusal, TooStale
 from streams.queries.peers import Caller
 from streams.queries.refusals import refusal_of
-from streams.queries.rows import Selection, check_kind, merge_bounds, select
+from streams.queries.rows import Selection, check_kind, merge_bounds, merge_rows, select
 from streams.runtime.reader import NEVER_MS
 from streams.serdes import LONG, STRING
 from streams.stores.base import Getter
@@ -175,13 +173,7 @@ class LocalStores:
             runs.append(selection.rows)
             parts.append(part)
             until = merge_bounds(until, selection.until)
-        merged = merge(*runs) if len(runs) > 1 else iter(runs[0] if runs else ())
-        rows = list(islice(merged, ask.limit + 1))
-        if until is not None:
-            rows = [row for row in rows if row[0] <= until]
-        if len(rows) > ask.limit:
-            del rows[ask.limit :]
-            until = rows[-1][0]
+        rows, until = merge_rows(runs, until, ask.limit)
         return Answer(rows, until, parts, refusals)
 
     def _read_one(self, ask: Ask, partition: int, proof: _Proof) -> tuple[Selection, Part]:

@@ -8,13 +8,13 @@ the caller allows that, is named. What goes over HTTP and what Python gets are m
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import merge
 from typing import NamedTuple
 
 from streams.clock import Clock, Deadline
 from streams.errors import Unavailable
 from streams.partitioner import partition_for
 from streams.queries.asking import (
+    ALL,
     CLUSTER,
     GET,
     LOCAL,
@@ -35,7 +35,7 @@ from streams.queries.local import ASK_OPERATION, LocalStores, QueryNode
 from streams.queries.peers import Peers, PeerUnreachable
 from streams.queries.refusals import RESTORING, error_of
 from streams.queries.routing import Need
-from streams.queries.rows import check_kind, is_point, merge_bounds
+from streams.queries.rows import check_kind, is_point, merge_bounds, merge_rows
 from streams.topology.stores import StoreSpec
 from streams.topology.subtopology import SubTopology
 
@@ -142,7 +142,8 @@ class StoreReads:
         if not 1 <= ask.limit <= MAX_LIMIT:
             raise BadParameter("limit", f"limit is from 1 to {MAX_LIMIT}")
         if cursor is not None:
-            ask = ask._replace(after=self._cursors.read(ask, cursor))
+            origin = channel.node.node_id if scope == LOCAL and not channel.subtopology.is_global else ""
+            ask = ask._replace(after=self._cursors.read(ask, cursor, origin=origin))
         if channel.subtopology.is_global:
             return await self._ask_global(channel, ask, deadline)
         partitions: Collection[int] = range(channel.node.partitions)
@@ -160,9 +161,15 @@ class StoreReads:
     ) -> StoreCount:
         """Count the rows of *store*, about; see `streams.queries.counts`. Raises UnknownStore, Unavailable."""
         channel = self.channel(store)
-        if scope == LOCAL or channel.subtopology.is_global:
-            return await channel.counts.local(store)
-        return await channel.counts.cluster(store, deadline, is_partial=is_partial)
+        if scope == CLUSTER and not channel.subtopology.is_global:
+            return await channel.counts.cluster(store, deadline, is_partial=is_partial)
+        is_global = channel.subtopology.is_global
+        wanted = range(channel.node.partitions) if is_global else channel.local.here(Ask(store, ALL))
+        counts = (await channel.counts.local(store)).counts
+        missing = sorted(set(wanted).difference(count.partition for count in counts))
+        if missing and not (is_partial and counts):
+            raise Unavailable("this partition cannot be counted now", partition=missing[0])
+        return StoreCount(counts, missing)
 
     def _bound(self) -> Mapping[str, Channel]:
         if self._by_store is None:
@@ -191,7 +198,7 @@ class StoreReads:
                 )
             here = list(partitions)
         answer = await channel.local.ask(ask, here, deadline)
-        return self._page(ask, [answer], answer.refusals, here, is_partial=False)
+        return self._page(ask, [answer], answer.refusals, here, is_partial=False, origin=channel.node.node_id)
 
     async def _ask_all(
         self,
@@ -223,8 +230,9 @@ class StoreReads:
         refusals: Sequence[Refusal],
         partitions: Collection[int],
         is_partial: bool,
+        origin: str = "",
     ) -> RawPage:
-        """Make one page of *answers*, whose partitions are those of *partitions*, or some."""
+        """Make one page of *answers*, whose partitions are those of *partitions*, or some. *origin*: see `Cursors`."""
         parts = sorted(part for answer in answers for part in answer.parts)
         missing = sorted(set(partitions).difference(part.partition for part in parts))
         if missing and not (is_partial and parts):
@@ -232,13 +240,9 @@ class StoreReads:
         until: bytes | None = None
         for answer in answers:
             until = merge_bounds(until, answer.until)
-        rows = list(merge(*(answer.rows for answer in answers)))
-        if until is not None:
-            rows = [row for row in rows if row[0] <= until]
-        if len(rows) > ask.limit:
-            del rows[ask.limit :]
-            until = rows[-1][0]
-        return RawPage(rows, None if until is None else self._cursors.make(ask, until), parts, missing)
+        rows, until = merge_rows([answer.rows for answer in answers], until, ask.limit)
+        cursor = None if until is None else self._cursors.make(ask, until, origin=origin)
+        return RawPage(rows, cursor, parts, missing)
 
 
 async def _put(

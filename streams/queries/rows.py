@@ -8,6 +8,7 @@ looks whole.
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
 from typing import NamedTuple
 
 from streams.queries.asking import ALL, GET, PREFIX, RANGE, SESSION, WINDOW, Ask, WrongQuery
@@ -123,6 +124,21 @@ def _take(
                 break
             start = last + b"\0"
     return Selection(rows, None)
+
+
+def merge_rows(runs: Sequence[Sequence[Row]], until: bytes | None, limit: int) -> Selection:
+    """Return the rows of *runs*, each in order and whole up to *until*, as one answer of *limit* rows and `MAX_BYTES`
+    about. A key that several partitions have is never parted: what follows is found by its key alone."""
+    rows: list[Row] = []
+    size = 0
+    for place, row in merge(*runs):
+        if until is not None and place > until:
+            break
+        if rows and place != rows[-1][0] and (len(rows) >= limit or size + len(row) > MAX_BYTES):
+            return Selection(rows, rows[-1][0])
+        rows.append((place, row))
+        size += len(row)
+    return Selection(rows, until)
 
 
 def merge_bounds(one: bytes | None, other: bytes | None) -> bytes | None:

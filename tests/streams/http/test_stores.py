@@ -168,6 +168,17 @@ def test_lines_end_with_a_line_that_says_so(client: falcon.testing.TestClient, l
         assert [item["key"] for item in rest] == KEYS[len(expected) :]
 
 
+def test_a_key_of_several_partitions_ends_a_list_of_lines() -> None:
+    """Its rows stay together, also when that is one more than was asked for."""
+    with cluster("n1") as found:
+        found.feed_global("names", ("a", "Anna", 1, 0), ("a", "Ada", 1, 1), ("b", "Bea", 1, 3))
+        reply = client_of(found).simulate_get("/stores/names/all?limit=1", headers=LINES)
+    *lines, end = [json.loads(line) for line in reply.text.splitlines()]
+    assert sorted(line["value"] for line in lines) == ["Ada", "Anna"]
+    assert end["end"]["count"] == 2
+    assert end["end"]["next"] is not None
+
+
 def test_bounds_are_decoded_once(client: falcon.testing.TestClient) -> None:
     """An empty bound is the empty key, an absent one none; base64 names bytes."""
 

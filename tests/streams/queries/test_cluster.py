@@ -7,10 +7,24 @@ import pytest
 
 from streams.clock import Deadline
 from streams.errors import LeaseExpired, NotOwner, Restoring, Unavailable
-from streams.queries.asking import ALL, GET, LOCAL, PREFIX, STRICT, Answer, Ask, Freshness, Part, Refusal, TooStale
+from streams.queries.asking import (
+    ALL,
+    CLUSTER,
+    GET,
+    LOCAL,
+    PREFIX,
+    STRICT,
+    Answer,
+    Ask,
+    Freshness,
+    Part,
+    Refusal,
+    TooStale,
+)
 from streams.queries.peers import PeerUnreachable
 from streams.queries.reads import StoreReads
 from streams.queries.refusals import error_of, refusal_of
+from streams.runtime.reader import TaskReader
 from tests.streams.queries.rig import CLOCK, PARTITIONS, Cluster, cluster, soon, wait_until
 
 KEYS = [f"key-{n:02}" for n in range(40)]
@@ -195,6 +209,9 @@ def test_a_global_table_is_answered_here_whoever_is_dead(three: Cluster) -> None
             ((_, row),) = asyncio.run(reads.ask(Ask("names", GET, key=key, limit=1), soon())).rows
             assert row[8:] == name
         assert keys_of(reads, Ask("names", PREFIX, low=b"a", high=b"b")) == ["a", "ab"]
+        page = asyncio.run(reads.ask(Ask("names", ALL, limit=3), soon()))
+        rest = asyncio.run(reads.ask(Ask("names", ALL, limit=3), soon(), cursor=page.next))
+        assert [place for place, _ in (*page.rows, *rest.rows)] == [b"a", b"ab", b"b", b"b", b"d", b"d"]
     assert not three.peers.calls
 
 
@@ -205,6 +222,30 @@ def test_counts_agree_over_the_cluster(three: Cluster) -> None:
     assert whole == [len(KEYS)] * 3
     parts = [asyncio.run(reads.count("last", soon(), scope=LOCAL)).rows for reads in all_reads.values()]
     assert sum(parts) == len(KEYS)
+
+
+@pytest.mark.parametrize(("store", "scope"), [("last", LOCAL), ("names", CLUSTER), ("names", LOCAL)])
+def test_a_count_of_this_node_is_never_just_short(
+    three: Cluster, monkeypatch: pytest.MonkeyPatch, store: str, scope: str
+) -> None:
+    """What it has and cannot count now is missing, or an error."""
+    node = (three.global_nodes if store == "names" else three.nodes)["n1"]
+    three.feed_global("names", *((f"name-{p}", "x", 1, p) for p in range(PARTITIONS)))
+    reads, real = three.all_reads()["n1"], node.reader
+    broken = min(node.thread.owned)
+
+    def reader(store: str, partition: int) -> TaskReader:
+        if partition == broken:
+            raise Restoring("it restores", partition=partition, lag_records=17)
+        return real(store, partition)
+
+    monkeypatch.setattr(node, "reader", reader)
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(reads.count(store, soon(), scope=scope))
+    assert caught.value.partition == broken
+    if len(node.thread.owned) > 1:
+        found = asyncio.run(reads.count(store, soon(), scope=scope, is_partial=True))
+        assert (found.missing, found.is_exact) == ([broken], False)
 
 
 @pytest.mark.parametrize(

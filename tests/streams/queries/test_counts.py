@@ -15,6 +15,7 @@ from streams.clock import SystemClock
 from streams.errors import Restoring, StoreDamaged, Unavailable
 from streams.queries.counts import EXACT_ROWS, Counts, NodeCounts, count_rows
 from streams.queries.peers import Caller
+from streams.runtime.reader import NEVER_MS
 from streams.stores.base import StoreIdentity, TaskStore
 from streams.stores.rocksdb import RocksStoreFactory
 
@@ -139,6 +140,21 @@ def test_a_node_that_is_alone_names_what_it_cannot_count(open_store: Callable[[i
         asyncio.run(counts.cluster("rows", Later, is_partial=False))
     local = asyncio.run(counts.local("rows"))
     assert (local.rows, local.is_exact, [one.partition for one in local.counts]) == (7, True, [0])
+    store.close()
+
+
+def test_a_copy_that_was_never_complete_is_not_counted(open_store: Callable[[int], TaskStore]) -> None:
+    """What it has so far would look like all."""
+
+    class Restored(Reader):
+        def staleness_ms(self) -> int:
+            return NEVER_MS
+
+    store = open_store(0)
+    write(store, uids(7, seed=3))
+    counts = Counts(node=Node({0: Restored(store), 1: Reader(store)}), stores={"rows": None})
+    found = asyncio.run(counts.cluster("rows", Later, is_partial=True))
+    assert (found.rows, found.missing, found.is_exact) == (7, [0], False)
     store.close()
 
 

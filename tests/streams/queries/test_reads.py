@@ -254,6 +254,23 @@ def test_a_cursor_serves_its_question_on_every_node_and_no_other(three: tuple[Cl
             ask(all_reads["n1"], other, cursor=cursor)
 
 
+def test_a_cursor_of_one_node_alone_serves_nobody_else(three: tuple[Cluster, dict[str, StoreReads]]) -> None:
+    """Others have rows before that key, which would be left out."""
+    found, all_reads = three
+    question = Ask("last", ALL, limit=1)
+    one, another, *_ = (name for name, node in found.nodes.items() if node.thread.owned)
+    local = ask(all_reads[one], question, scope=LOCAL).next
+    assert local is not None
+    assert ask(all_reads[one], question, scope=LOCAL, cursor=local).rows
+    with pytest.raises(BadCursor):
+        ask(all_reads[another], question, scope=LOCAL, cursor=local)
+    with pytest.raises(BadCursor):
+        ask(all_reads[one], question, cursor=local)
+    whole = ask(all_reads[one], question).next
+    with pytest.raises(BadCursor):
+        ask(all_reads[one], question, scope=LOCAL, cursor=whole)
+
+
 def test_a_list_is_stable_while_rows_change() -> None:
     """What was there all the time comes exactly once; what came or went may be in the list or not."""
     with cluster("n1", "n2") as found:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streams.queries import rows as module
 from streams.queries.asking import ALL, RANGE, SESSION, WINDOW, Ask
-from streams.queries.rows import MAX_BYTES, Row, merge_bounds, select
+from streams.queries.rows import MAX_BYTES, Row, merge_bounds, merge_rows, select
 from streams.serdes import BYTES
 from streams.topology.stores import StoreKind, StoreSpec
 
@@ -140,6 +140,36 @@ def test_what_is_looked_at_in_vain_is_bounded(small: Callable[[int, int], None])
     table = Table({spec.row_key(b"%03d" % n + struct.pack(">qi", 5, 0)): bytes(8) for n in range(35)})
     answers = list(walk(spec, Ask("s", ALL), table, 10 * HOUR))
     assert answers == [[], [], [], []]
+
+
+@settings(max_examples=200, deadline=None)
+@given(tables=st.lists(st.dictionaries(KEYS, st.just(bytes(8)), max_size=6), max_size=4), limit=st.integers(1, 5))
+def test_partitions_put_together_lose_no_row(tables: list[dict[bytes, bytes]], limit: int) -> None:
+    """Also of a key that several of them have, wherever a page ends."""
+    found: list[Row] = []
+    after: bytes | None = None
+    while True:
+        runs: list[list[Row]] = []
+        until: bytes | None = None
+        for table in tables:
+            left = [row for row in sorted(table.items()) if after is None or row[0] > after]
+            runs.append(left[:limit])
+            until = merge_bounds(until, left[limit - 1][0] if len(left) > limit else None)
+        rows, after = merge_rows(runs, until, limit)
+        assert len(rows) < limit + max(1, len(tables))
+        found += rows
+        if after is None:
+            break
+    assert found == sorted(row for table in tables for row in table.items())
+
+
+def test_many_partitions_of_large_rows_make_no_large_answer() -> None:
+    """It is bounded as that of one partition: it has to pass between nodes, and in memory."""
+    runs = [[(b"%02d-%02d" % (n, partition), bytes(100_000)) for n in range(10)] for partition in range(32)]
+    rows, until = merge_rows(runs, b"09-00", 1000)
+    assert sum(len(row) for _, row in rows) <= MAX_BYTES
+    assert rows == sorted(row for run in runs for row in run)[:10]
+    assert until == rows[-1][0]
 
 
 def test_two_answers_are_whole_up_to_the_nearer_bound() -> None:
