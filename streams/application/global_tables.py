@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from streams.errors import SerdeUnavailable, StoreDamaged
+from streams.errors import Restoring, SerdeUnavailable, StoreDamaged
 from streams.partitioner import partition_for
 from streams.processing.context import TaskMoment, TaskRecord
 from streams.processing.stores import open_store, overlay_of
@@ -101,8 +101,16 @@ def _temporary(node: StreamsNode, store: str, partition: int) -> Iterator[TaskRe
     reader: TaskReader | None = None
     try:
         reader = node.replica(store, partition)
+        _check_whole(node, partition)
         yield reader
     except Exception as error:
         if reader is not None and isinstance(reader.explain(error), StoreDamaged):
             reader.report_damage(error)
         raise SerdeUnavailable(f"global table {store}: {error}") from error
+
+
+def _check_whole(node: StreamsNode, partition: int) -> None:
+    """Raise Restoring for a partition that was complete once, as all were, and is being rebuilt."""
+    task = node.thread.tasks[partition]
+    if not task.is_serving:
+        raise Restoring("a partition is restoring", partition=partition, lag_records=task.lag_records())
