@@ -64,9 +64,11 @@ def send(instance: Service, topic: str, body: bytes) -> None:
     assert reply.status == 200, reply.body
 
 
-def port_of(instance: Service, store: str, key: str) -> int:
-    port: int = get(instance, f"/metadata/stores/{store}/key/{quote(key, safe='')}")["result"]["port"]
-    return port
+def port_of(instance: Service, store: str, key: str) -> int | None:
+    """Return the port of who has *key*; None while its partition moves (503)."""
+    reply = instance.request("GET", f"/metadata/stores/{store}/key/{quote(key, safe='')}")
+    assert reply.status in (200, 503), (reply, instance.tail())
+    return json.loads(reply.body)["result"]["port"] if reply.status == 200 else None
 
 
 def agree(a: Service, b: Service) -> None:
