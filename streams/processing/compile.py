@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streams.errors import SerializationError
 from streams.partitioner import partition_for
 from streams.processing.context import NodeContext, TaskRecord, TaskState
 from streams.processing.output import OutputRecord
 from streams.topology.nodes import Node, Process, ProcessorNode, SinkNode, SourceNode, TimestampExtractor
 from streams.topology.subtopology import SubTopology
+
+_BYTES = (bytes, type(None))
 
 #: The number of partitions of a topic, by its name in the log.
 PartitionCount = Callable[[str], int]
@@ -111,8 +114,13 @@ def _sink(
         if count is None:
             count = counts[topic] = partition_count(topic)
         key_bytes = None if key is None else dump_key(key)
+        value_bytes = None if value is None else dump_value(value)
+        if not (isinstance(key_bytes, _BYTES) and isinstance(value_bytes, _BYTES) and isinstance(timestamp_ms, int)):
+            raise SerializationError(f"{node.name}: serdes must make bytes, and timestamps be whole numbers")
         if partitioner is not None:
             partition = partitioner(topic, key, value, count)
+            if not (isinstance(partition, int) and 0 <= partition < count):
+                raise ValueError(f"the partitioner says {partition!r}, and {topic} has {count} partitions")
         elif key_bytes is None:
             partition = record.partition % count  # nobody can ask for it; this way a repetition puts it there again
         else:
@@ -122,7 +130,7 @@ def _sink(
                 topic,
                 partition,
                 key_bytes,
-                None if value is None else dump_value(value),
+                value_bytes,
                 record.headers,
                 timestamp_ms,
             )

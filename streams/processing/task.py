@@ -275,5 +275,5 @@ class SubTopologyTask:
 
 
 def _check_time(timestamp_ms: int) -> None:
-    if timestamp_ms < 0:
-        raise ValueError(f"the timestamp is {timestamp_ms}")
+    if not isinstance(timestamp_ms, int) or timestamp_ms < 0:
+        raise ValueError(f"the timestamp is {timestamp_ms!r}")

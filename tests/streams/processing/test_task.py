@@ -355,3 +355,33 @@ def test_a_store_that_was_not_named_is_refused_with_advice() -> None:
     with pytest.raises(ProcessingFailed, match=r"'counts'.*stores=") as caught:
         rig.task.process(Record("in", 0, 0, 5, b"k", b"v", ()))
     assert isinstance(caught.value.__cause__, TopologyError)
+
+
+class _Text:
+    """A serde of a user who forgets to encode."""
+
+    def serialize(self, value: Any) -> Any:
+        return str(value)
+
+    def deserialize(self, data: bytes) -> Any:
+        return data.decode()
+
+
+@pytest.mark.parametrize("fault", ["key", "value", "partition", "negative", "time"])
+def test_what_no_log_takes_is_the_fault_of_its_record(fault: str) -> None:
+    """Found in the log, it would come back for ever, and hold up the other tasks."""
+    builder = StreamsBuilder("bad")
+    stream = builder.stream("in", key=str, value=str, timestamp=(lambda _: 1.5) if fault == "time" else None)  # type: ignore[arg-type, return-value]
+    stream.to(
+        "out",
+        key=_Text() if fault == "key" else str,
+        value=_Text() if fault == "value" else str,
+        partitioner={"partition": lambda *_: 1, "negative": lambda *_: -1}.get(fault),
+    )
+    (subtopology,) = builder.build().subtopologies
+    with pytest.raises(ProcessingFailed):
+        Rig(subtopology).task.process(Record("in", 0, 0, 0, b"k", b"v", ()))
+    rig = Rig(subtopology, ErrorPolicy(on_deserialization=SKIP, on_processing=SKIP))
+    rig.task.process(Record("in", 0, 0, 0, b"k", b"v", ()))
+    assert rig.task.counters.skipped == 1
+    assert rig.task.take().is_empty
