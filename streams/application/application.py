@@ -29,7 +29,7 @@ from streams.lockfile import DirectoryLock
 from streams.log.base import Log, TopicSpec
 from streams.records import Headers, TopicPartition
 from streams.runtime.node import StreamsNode
-from streams.runtime.processing import Processing, ProcessingBounds, ProcessingCounters, state_of
+from streams.runtime.processing import Processing, ProcessingBounds, ProcessingCounters, row_format, state_of
 from streams.serdes import SerdeLike
 from streams.stores.rocksdb import RocksStoreFactory
 from streams.topology.graph import Topology
@@ -37,8 +37,6 @@ from streams.topology.subtopology import ProcessorTopology, SubTopology
 
 logger = logging.getLogger(__name__)
 
-#: Goes up when an older release could not read the rows of stores.
-_ROW_FORMAT = 1
 _CACHE_BYTES = 32 * 1024 * 1024
 _MAX_QUEUED = 4096
 
@@ -238,17 +236,21 @@ class StreamsApplication:
         if whole is not None:
             for topic, topology in tables_by_topic(whole).items():
                 name = f"global-{topic}"
-                nodes[name] = self._node(name, topology, counts(topic), node_id, role=OBSERVER)
+                nodes[name] = self._node(name, topology, counts(topic), node_id, role=OBSERVER, rows=row_format(whole))
             self._globals = GlobalTables(whole, {name.removeprefix("global-"): node for name, node in nodes.items()})
         processings: list[Processing] = []
         for subtopology, count in zip(self.topology.subtopologies, tasks, strict=True):
             name = str(subtopology.index)
-            nodes[name] = node = self._node(name, state_of(subtopology), count, node_id, role=settings.role)
+            state, rows = state_of(subtopology), row_format(subtopology)
+            nodes[name] = node = self._node(name, state, count, node_id, role=settings.role, rows=rows)
             if settings.role != OBSERVER:
                 processings.append(self._processing(subtopology, node))
         self.nodes, self._processings = nodes, tuple(processings)
 
-    def _node(self, name: str, topology: Topology, partitions: int, node_id: str, *, role: str) -> StreamsNode:
+    def _node(
+        self, name: str, topology: Topology, partitions: int, node_id: str, *, role: str, rows: int
+    ) -> StreamsNode:
+        """*rows*: the format of the stores' rows."""
         settings, assert_logs = self.settings, self._logs
         assert assert_logs is not None
         directory = settings.data_dir / name
@@ -263,7 +265,7 @@ class StreamsApplication:
             stores=stores,
             config=RuntimeConfig(
                 node_id=node_id,
-                format_version=_ROW_FORMAT,
+                format_version=rows,
                 address=settings.address or f"http://{node_id}.invalid:1",
                 rack=settings.rack,
                 role=role,

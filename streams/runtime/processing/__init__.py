@@ -3,7 +3,7 @@ them. See `streams.runtime.processing.run` for why each record counts once."""
 
 from streams.runtime.processing.counters import ProcessingCounters
 from streams.runtime.processing.feeding import FailedTask, Processing
-from streams.runtime.processing.positions import positions_store, positions_topic, state_of
+from streams.runtime.processing.positions import positions_store, positions_topic, row_format, state_of
 from streams.runtime.processing.run import ProcessingBounds
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "ProcessingCounters",
     "positions_store",
     "positions_topic",
+    "row_format",
     "state_of",
 ]

@@ -10,14 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
+from zlib import crc32
 
 from streams.errors import PoisonRecord
 from streams.records import ProducerRecord, Record
 from streams.runtime.group import EVENT_ID
 from streams.topology.graph import Topology
+from streams.topology.stores import StoreKind
 from streams.topology.subtopology import SubTopology
 
 KEY = b"input"
+
+#: Goes up when an older release could not read the rows of stores.
+_ROW_FORMAT = 1
 
 #: The rows are looked for when the outcome of an append is not known, so they must not be compacted away meanwhile.
 TOPIC_CONFIG: Mapping[str, str] = {
@@ -95,6 +100,14 @@ def state_of(subtopology: SubTopology) -> Topology:
     for table in subtopology.state.tables:
         topology.table(topic=table.topic, store=table.store, materialise=table.materialise)
     return topology
+
+
+def row_format(subtopology: SubTopology) -> int:
+    """Return a number for the form of the rows of *subtopology*. Those of windows and sessions lie by segments: with
+    another retention they would be looked for elsewhere, so their store is made anew."""
+    forgetful = (StoreKind.WINDOW, StoreKind.SESSION)
+    segments = sorted((name, spec.segment_ms) for name, spec in subtopology.stores.items() if spec.kind in forgetful)
+    return crc32(repr((_ROW_FORMAT, segments)).encode()) if segments else _ROW_FORMAT
 
 
 def _row(record: Record | ProducerRecord) -> tuple[bytes, bytes | None]:

@@ -7,7 +7,7 @@ from streams.config import RuntimeConfig
 from streams.log.base import TopicSpec
 from streams.processing import ErrorPolicy
 from streams.runtime.node import StreamsNode
-from streams.runtime.processing import Processing, ProcessingBounds, state_of
+from streams.runtime.processing import Processing, ProcessingBounds, row_format, state_of
 from streams.stores.memory import MemoryStoreFactory
 from streams.testing import FakeClock, MemoryLog
 from streams.topology.subtopology import ProcessorTopology
@@ -45,7 +45,12 @@ class ProcessingRig:
             topics=specs,
             log=self.log,
             stores=self.stores,
-            config=RuntimeConfig(node_id=node_id, format_version=1, address=f"http://{node_id}:1", **config),
+            config=RuntimeConfig(
+                node_id=node_id,
+                format_version=row_format(self.subtopology),
+                address=f"http://{node_id}:1",
+                **config,
+            ),
             clock=self.clock,
             on_fatal=self.fatal.append,
         )

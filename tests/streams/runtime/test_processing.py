@@ -9,6 +9,7 @@ from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 from streams.runtime.processing import ProcessingBounds
 from streams.runtime.processing.buffer import InputBuffer
 from streams.runtime.processing.positions import InputPosition
+from streams.stores.memory import MemoryStoreFactory
 from streams.testing import FakeClock, Fault, MemoryLog
 from streams.topology.subtopology import ProcessorTopology
 from tests.streams.runtime.processing_rig import ProcessingRig
@@ -255,3 +256,16 @@ def test_what_an_earlier_topology_calls_expired_removes_nothing_of_this_one() ->
     node.turn(6)
     assert not node.fatal
     assert counted(node) == [1, 2]
+
+
+def test_with_another_retention_windows_go_on_where_they_were() -> None:
+    """Their rows lie elsewhere then: a store that was kept is made anew, or the windows would begin again."""
+    clock = FakeClock()
+    log, stores = MemoryLog(clock=clock), MemoryStoreFactory(max_age_ms=None, clock=clock)
+    at_ms = 600 * 3_600_000
+    for retention_ms in (3_600_000, 36_000_000, 3_600_000):
+        node = ProcessingRig(windowed(retention_ms), TOPICS, log=log, clock=clock, stores=stores).start()
+        log.put(ProducerRecord("in", 0, b"k", b"v", (), at_ms))
+        node.turn(6)
+        node.dies()
+    assert [int.from_bytes(each.value or b"", "big") for each in log.dump("app-windows-changelog")] == [1, 2, 3]
