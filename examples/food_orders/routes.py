@@ -16,22 +16,22 @@ A path is divided before it is decoded, so a key may be anything; the empty one 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import falcon
 import falcon.asgi
 
+from examples.answering import array, mount_errors, segments_of, text_of
 from examples.food_orders.topology import CUSTOMER_TOPIC, ORDER_TOPIC
-from streams.errors import NotOwner, SerializationError, StreamsError
+from streams.errors import NotOwner
 from streams.http.paths import Parameters, instance_of
-from streams.http.problems import KEY_NOT_FOUND, Problem, plain_problem, problem, problem_of
+from streams.http.problems import KEY_NOT_FOUND, problem
 from streams.http.stores import answer_problem
 from streams.queries.asking import CLUSTER, LOCAL, MAX_LIMIT, BadParameter
 from streams.queries.stores import Options, StoreQueries
 from streams.serdes import JSON
 
 SEPARATOR = "--"
-MAX_BODY_BYTES = 1 << 20
 _GET = ("GET", "HEAD")
 
 
@@ -56,8 +56,7 @@ class FoodRoutes:
     def mount(self, app: falcon.asgi.App[Any, Any]) -> None:
         """Have *app* answer all routes, and every error as a problem (RFC 9457)."""
         app.add_sink(self.answer, prefix=re.compile("/(?:(?:stores|metadata|topics)(?:/|$)|$)"))
-        app.add_error_handler(StreamsError, explain)
-        app.add_error_handler(falcon.HTTPError, refuse)
+        mount_errors(app)
 
     async def answer(self, req: Any, resp: Any, **_: Any) -> None:
         """Answer one request."""
@@ -68,7 +67,7 @@ class FoodRoutes:
             case ["topics", topic]:
                 if req.method != "POST":
                     raise falcon.HTTPMethodNotAllowed(["POST"])
-                pairs = pairs_of(await _text(req))
+                pairs = pairs_of(await text_of(req))
                 if topic not in (CUSTOMER_TOPIC, ORDER_TOPIC):
                     raise falcon.HTTPNotFound(description=f"the topics are {CUSTOMER_TOPIC} and {ORDER_TOPIC}")
                 await self._send(topic, pairs)
@@ -81,7 +80,7 @@ class FoodRoutes:
             missing = problem(KEY_NOT_FOUND, "the store has no such key", instance=instance_of(req.scope))
             answer_problem(resp, missing)
         elif isinstance(found, AsyncIterator):
-            resp.stream = await result(found)
+            resp.stream = await array(found, before=b'{"result":[', after=b"]}")
         else:
             resp.data = JSON.serialize(found)
 
@@ -146,32 +145,6 @@ def _describe(instance: dict[str, Any]) -> dict[str, Any]:
     return {"host": parts.hostname, "port": parts.port, _NAMES: names}
 
 
-async def explain(req: Any, resp: Any, error: StreamsError, _params: Any) -> None:
-    """Answer what an *error* of the library means: 400, 404, or 503 with a time after which to come again."""
-    instance = instance_of(req.scope)
-    if isinstance(error, SerializationError):
-        found: Problem = plain_problem(400, "the store has keys of another type", instance=instance)
-    else:
-        found = problem_of(error, instance=instance)
-    answer_problem(resp, found)
-
-
-async def refuse(req: Any, resp: Any, error: falcon.HTTPError, _params: Any) -> None:
-    """Answer that a request cannot be meant so."""
-    detail = error.description or error.title or ""
-    found = plain_problem(error.status_code, detail, instance=instance_of(req.scope), headers=dict(error.headers or {}))
-    answer_problem(resp, found)
-
-
-def segments_of(scope: Any) -> list[str]:
-    """Return the path, divided before it was decoded. *scope*: of ASGI. Raises BadParameter."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    try:
-        return [unquote(each, errors="strict") for each in raw.partition(b"?")[0].decode("latin-1").split("/")[1:]]
-    except UnicodeDecodeError:
-        raise BadParameter("path", "the path is not UTF-8") from None
-
-
 def pairs_of(text: str) -> list[Pair]:
     """Return the key and the value of each line. Raises BadParameter for a line without a separator."""
     pairs = []
@@ -181,28 +154,3 @@ def pairs_of(text: str) -> list[Pair]:
             raise BadParameter("body", f"line {number} has no {SEPARATOR} between key and value; nothing was sent")
         pairs.append(Pair(key, value))
     return pairs
-
-
-async def result(entries: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """Return `{"result":[..]}` in pieces. The first entry is looked for before anything is sent, so that an error can
-    still be answered; a later one breaks the answer off, which no client takes for a whole one."""
-    first = await anext(entries, None)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield b'{"result":[' + (b"" if first is None else JSON.serialize(first))
-        async for entry in entries:
-            yield b"," + JSON.serialize(entry)
-        yield b"]}"
-
-    return pieces()
-
-
-async def _text(req: Any) -> str:
-    """Return the body. Raises BadParameter."""
-    body: bytes = await req.stream.read(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
-        raise falcon.HTTPContentTooLarge(description=f"a body has {MAX_BODY_BYTES} bytes at most")
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise BadParameter("body", "the body is not UTF-8") from None

@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 import falcon
 import falcon.asgi
 
+from examples.answering import body_of, mount_errors
 from examples.purchases.topology import Version
-from streams.errors import LogError, OutcomeUnknown, RecordTooLarge, StreamsError
-from streams.http.paths import instance_of
-from streams.http.problems import plain_problem, problem_of
-from streams.http.stores import answer_json, answer_problem
+from streams.http.stores import answer_json
 from streams.queries.asking import BadParameter
 from streams.serdes import JSON
 
-MAX_BODY_BYTES = 1 << 20
 SEPARATOR = b","
 
 
@@ -50,17 +47,13 @@ class TopicRoutes:
     def mount(self, app: falcon.asgi.App[Any, Any]) -> None:
         """Have *app* answer `/topics`, and every error as a problem (RFC 9457)."""
         app.add_route("/topics/{topic}", self)
-        app.add_error_handler(StreamsError, explain)
-        app.add_error_handler(falcon.HTTPError, refuse)
+        mount_errors(app)
 
     async def on_post(self, req: Any, resp: Any, topic: str) -> None:
         """Send the lines of the body."""
         if topic not in self._inputs:
             raise falcon.HTTPNotFound(description=f"records are taken for {' and '.join(self._inputs)}")
-        body: bytes = await req.stream.read(MAX_BODY_BYTES + 1)
-        if len(body) > MAX_BODY_BYTES:
-            raise falcon.HTTPContentTooLarge(description=f"a body has {MAX_BODY_BYTES} bytes at most")
-        pairs = pairs_of(body, has_keys=topic == self._table)
+        pairs = pairs_of(await body_of(req), has_keys=topic == self._table)
         if pairs:
             await self._send(topic, pairs)
         answer_json(resp, JSON.serialize({"records": len(pairs)}))
@@ -85,26 +78,3 @@ def pairs_of(body: bytes, *, has_keys: bool) -> list[Pair]:
             raise BadParameter("body", f"line {number} has no comma between key and value; nothing was sent")
         pairs.append(Pair(key, value or None))
     return pairs
-
-
-async def explain(req: Any, resp: Any, error: StreamsError, _params: Any) -> None:
-    """Answer what an *error* of the library means: 400, or 503 with a time after which to come again; 504 when it is
-    not known whether the records were written."""
-    instance = instance_of(req.scope)
-    if isinstance(error, LogError):
-        status = 504 if isinstance(error, OutcomeUnknown) else 413 if isinstance(error, RecordTooLarge) else 503
-        found = plain_problem(status, str(error), instance=instance, headers={"Retry-After": "1"})
-    else:
-        found = problem_of(error, instance=instance)
-    answer_problem(resp, found)
-
-
-async def refuse(req: Any, resp: Any, error: falcon.HTTPError, _params: Any) -> None:
-    """Answer that a request cannot be meant so."""
-    found = plain_problem(
-        error.status_code,
-        error.description or error.title or "",
-        instance=instance_of(req.scope),
-        headers=dict(error.headers or {}),
-    )
-    answer_problem(resp, found)

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 import falcon.asgi
 from falcon.asgi import Request, Response
 
+from examples.answering import array
 from examples.weblog import topology
 from streams.errors import StreamsError
 from streams.http.paths import Parameters, instance_of
@@ -105,11 +106,11 @@ class WeblogRoutes:
             return _no_such_question(instance)
         match rest:
             case ["ALL"]:
-                return await _array(self._hosts.entries(stores.total, None, None))
+                return await array(self._hosts.entries(stores.total, None, None))
             case ["COUNT"]:
                 return await self._hosts.count(stores.total)
             case ["range", from_host, to_host]:
-                return await _array(self._hosts.entries(stores.total, from_host, to_host))
+                return await array(self._hosts.entries(stores.total, from_host, to_host))
             case ["win", host]:
                 return await self._hosts.windows(stores.windowed, host, 0, self._now_ms())
             case ["win", host, from_, to]:
@@ -149,20 +150,3 @@ def _time(name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
         raise BadParameter(name, f"{name} is a time in Unix milliseconds")
     return int(text)
-
-
-async def _array(entries: AsyncIterator[tuple[str, int]]) -> AsyncIterator[bytes]:
-    """Return the JSON array of *entries* in pieces. The first entry is looked for before anything is sent, so that an
-    error can still be answered; a later one breaks the answer off, and nobody takes it for a whole one."""
-    first = await anext(entries, None)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        if first is None:
-            yield b"[]"
-            return
-        yield b"[" + JSON.serialize(first)
-        async for entry in entries:
-            yield b"," + JSON.serialize(entry)
-        yield b"]"
-
-    return pieces()

@@ -15,21 +15,21 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import falcon
 import falcon.asgi
 
+from examples.answering import array, segments_of, text_of
 from examples.word_count.facts import draw
-from streams.errors import NotOwner, SerializationError, StreamsError
+from streams.errors import NotOwner
 from streams.http.paths import Parameters, instance_of
-from streams.http.problems import KEY_NOT_FOUND, Problem, plain_problem, problem, problem_of
+from streams.http.problems import KEY_NOT_FOUND, problem
 from streams.http.stores import answer_problem
 from streams.queries.asking import CLUSTER, LOCAL, MAX_LIMIT, BadParameter
 from streams.queries.stores import Entry, Options, Page, StoreQueries
 from streams.serdes import JSON
 
-MAX_BODY_BYTES = 1 << 20
 _GET = ("GET", "HEAD")
 
 
@@ -135,7 +135,7 @@ class ProducerRoutes:
 
     async def on_post_fact(self, req: Any, resp: Any) -> None:
         """Send the fact in the body, or one of our own, and tell which."""
-        fact = (await _text(req)).strip() or draw(self._random)
+        fact = (await text_of(req)).strip() or draw(self._random)
         timestamp_ms = self._now_ms()
         await self._send([Line(JSON.serialize({"fact": fact}).decode(), timestamp_ms)])
         resp.content_type = falcon.MEDIA_JSON
@@ -146,60 +146,11 @@ class ProducerRoutes:
         timestamp_ms = Parameters(req.scope["query_string"]).number("timestamp")
         if timestamp_ms is not None and timestamp_ms < 0:
             raise BadParameter("timestamp", "timestamp is a time in Unix milliseconds")
-        lines = [Line(line, timestamp_ms) for line in (await _text(req)).splitlines()]
+        lines = [Line(line, timestamp_ms) for line in (await text_of(req)).splitlines()]
         if lines:
             await self._send(lines)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = JSON.serialize({"lines": len(lines)})
-
-
-def mount_errors(app: falcon.asgi.App[Any, Any]) -> None:
-    """Have *app* answer every error as a problem (RFC 9457)."""
-    app.add_error_handler(StreamsError, explain)
-    app.add_error_handler(falcon.HTTPError, refuse)
-
-
-async def refuse(req: Any, resp: Any, error: falcon.HTTPError, _params: Any) -> None:
-    """Answer that a request cannot be meant so."""
-    detail = error.description or error.title or ""
-    found = plain_problem(error.status_code, detail, instance=instance_of(req.scope), headers=dict(error.headers or {}))
-    answer_problem(resp, found)
-
-
-async def explain(req: Any, resp: Any, error: StreamsError, _params: Any) -> None:
-    """Answer what an *error* of the library means: 400, 404, or 503 with a time after which to come again."""
-    instance = instance_of(req.scope)
-    if isinstance(error, SerializationError):
-        found: Problem = plain_problem(400, "the store has keys of another type", instance=instance)
-    else:
-        found = problem_of(error, instance=instance)
-    answer_problem(resp, found)
-
-
-def segments_of(scope: Any) -> list[str]:
-    """Return the path, divided before it was decoded. *scope*: of ASGI. Raises BadParameter."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    try:
-        return [unquote(each, errors="strict") for each in raw.partition(b"?")[0].decode("latin-1").split("/")[1:]]
-    except UnicodeDecodeError:
-        raise BadParameter("path", "the path is not UTF-8") from None
-
-
-async def array(entries: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """Return the JSON array of *entries* in pieces. The first entry is looked for before anything is sent, so that an
-    error can still be answered; a later one breaks the answer off, which no client takes for a whole one."""
-    first = await anext(entries, None)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        if first is None:
-            yield b"[]"
-            return
-        yield b"[" + JSON.serialize(first)
-        async for entry in entries:
-            yield b"," + JSON.serialize(entry)
-        yield b"]"
-
-    return pieces()
 
 
 async def _walk(page_after: Callable[[str | None], Awaitable[Page]]) -> AsyncIterator[dict[str, Any]]:
@@ -232,14 +183,3 @@ def _time(text: str, name: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise BadParameter(name, f"{name} is a time in Unix milliseconds")
     return min(int(text[:30]), (1 << 63) - 1)
-
-
-async def _text(req: Any) -> str:
-    """Return the body. Raises BadParameter."""
-    body: bytes = await req.stream.read(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
-        raise falcon.HTTPContentTooLarge(description=f"a body has {MAX_BODY_BYTES} bytes at most")
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise BadParameter("body", "the body is not UTF-8") from None

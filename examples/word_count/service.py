@@ -8,7 +8,8 @@ from typing import Any
 import falcon.asgi
 
 from examples import serving
-from examples.word_count.routes import Line, ProducerRoutes, StateRoutes, mount_errors
+from examples.answering import mount_errors
+from examples.word_count.routes import Line, ProducerRoutes, StateRoutes
 from examples.word_count.topology import LINES_TOPIC, OUTPUT_TOPIC, observer, word_count
 from streams.application import StreamsApplication
 from streams.application.producing import Input

@@ -7,7 +7,8 @@ import falcon.asgi
 import pytest
 from falcon import testing
 
-from examples.purchases.routes import MAX_BODY_BYTES, Pair, TopicRoutes
+from examples.answering import MAX_BODY_BYTES
+from examples.purchases.routes import Pair, TopicRoutes
 from examples.purchases.topology import PURCHASES
 from streams.errors import LogUnavailable, OutcomeUnknown, Overloaded
 
