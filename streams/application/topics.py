@@ -120,8 +120,9 @@ def prepare(
     for each, number in zip(topology.subtopologies, tasks, strict=True):
         specs.append(_spec(positions_topic(each), TOPIC_CONFIG, number, replication_factor))
     if QUARANTINE in (policy.on_deserialization, policy.on_processing) and quarantine not in known:
+        config = {**_ANY_TIME, "cleanup.policy": "delete", "retention.ms": "-1"}
         number = max(known.values(), default=1)
-        specs.append(TopicSpec(quarantine, {"cleanup.policy": "delete", "retention.ms": "-1"}, None, number))
+        specs.append(TopicSpec(quarantine, config, default_partitions=number, replication_factor=replication_factor))
     made = log.ensure_topics(specs, deadline)
     counts.learn(tuple(made), deadline)
     return tasks

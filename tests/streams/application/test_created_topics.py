@@ -1,13 +1,18 @@
 """Topics that an application creates for its users."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from streams.application import StreamsSettings
+from streams.application.topics import PartitionCounts, prepare, runnable
 from streams.clock import Deadline
 from streams.dsl import StreamsBuilder
 from streams.errors import ConfigError
+from streams.log.base import TopicInfo, TopicSpec
+from streams.processing import QUARANTINE, ErrorPolicy
+from streams.testing import FakeClock, MemoryLog
 from tests.streams.application.rig import embedded
 
 
@@ -37,3 +42,36 @@ def test_a_topic_that_others_read_as_a_table_is_compacted_when_the_settings_say_
     assert StreamsSettings.from_env(given).compacted_topics == ("counts", "lines")
     with pytest.raises(ConfigError, match="'orders' is not among"):
         StreamsSettings.from_env({**given, "STREAMS_COMPACTED_TOPICS": "orders"})
+
+
+def test_the_quarantine_topic_takes_any_time_and_has_the_replicas_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A record that is set aside may have any timestamp, and is as hard to lose as what the application makes else."""
+    clock = FakeClock()
+    log = MemoryLog(clock=clock)
+    made: dict[str, TopicSpec] = {}
+    ensure = log.ensure_topics
+
+    def ensure_topics(specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
+        made.update({spec.name: spec for spec in specs})
+        return ensure(specs, deadline)
+
+    monkeypatch.setattr(log, "ensure_topics", ensure_topics)
+    builder = StreamsBuilder("shop")
+    builder.stream("in", key=str, value=str).group_by_key().count(store="counts")
+    prepare(
+        runnable(builder.build(), None),
+        log,
+        PartitionCounts(log, clock),
+        create_topics={"in": 3},
+        compacted=(),
+        policy=ErrorPolicy(on_processing=QUARANTINE),
+        replication_factor=2,
+        deadline=Deadline.after(5, clock),
+    )
+    assert {spec.replication_factor for spec in made.values()} == {2}
+    quarantine, changelog = made["shop-quarantine"], made["shop-counts-changelog"]
+    assert quarantine.default_partitions == 3
+    name = "message.timestamp.after.max.ms"
+    assert quarantine.config[name] == changelog.config[name]
