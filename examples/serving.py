@@ -22,6 +22,7 @@ from streams.topology.subtopology import ProcessorTopology
 Mount = Callable[[falcon.asgi.App[Any, Any], StreamsApplication, InteractiveQueries], object]
 
 _SECRET = "STREAMS_HTTP_SECRET"  # noqa: S105  # the name of a variable
+_MAX_PORT = 65535
 _EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  # compared, not bound
 
 
@@ -33,8 +34,8 @@ def serve(factory: str, *, name: str, port: int, topics: Mapping[str, int]) -> N
     """
     given = os.environ
     host, where = given.get("BIND") or "127.0.0.1", given.get("PORT") or str(port)
-    if not where.isdecimal():
-        raise ConfigError(f"PORT is a number, not {where!r}")
+    if not where.isdecimal() or len(where) > len(str(_MAX_PORT)) or not 0 < int(where) <= _MAX_PORT:
+        raise ConfigError(f"PORT is from 1 to {_MAX_PORT}, not {where!r}")
     is_alone = not given.get("STREAMS_BOOTSTRAP_SERVERS")
     if host in _EVERYWHERE and not is_alone and not given.get("STREAMS_ADDRESS"):
         raise ConfigError("who listens everywhere must say with STREAMS_ADDRESS where the others reach him")

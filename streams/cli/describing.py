@@ -7,8 +7,8 @@ from streams.cli.loading import add_topology, load_topology
 NAME = "describe"
 SUMMARY = "print a topology"
 EPILOG = """\
-example:
-  python -m streams describe examples.word_count.topology:word_count --form mermaid
+example, of a file words.py that has a topology:
+  python -m streams describe words:topology --form mermaid
 """
 
 

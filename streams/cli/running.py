@@ -16,9 +16,8 @@ EPILOG = """\
 Without Kafka the topology runs on an embedded log in the data directory, in this one process. More processes with the
 same topology and the same Kafka share the work; each needs a data directory of its own.
 
-example:
-  python -m streams run examples.word_count.topology:word_count --create-topic text-lines-topic=4 \\
-      --create-topic wordcount-output=4
+example, of a file words.py that has a topology:
+  python -m streams run words:topology --create-topic text=4 --create-topic counts=4
 """
 _SWITCH_INTERVAL_S = 0.0005
 _STOP_S = 20.0

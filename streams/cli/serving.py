@@ -20,9 +20,8 @@ other: each needs a data directory and an address of its own, and as soon as one
 same STREAMS_HTTP_SECRET, of 16 bytes or more. Nothing else guards the routes: whoever reaches the port may read the
 stores.
 
-example:
-  python -m streams serve examples.word_count.topology:word_count --bind 127.0.0.1:8080 \\
-      --create-topic text-lines-topic=4 --create-topic wordcount-output=4
+example, of a file words.py that has a topology:
+  python -m streams serve words:topology --bind 127.0.0.1:8080 --create-topic text=4 --create-topic counts=4
   curl http://127.0.0.1:8080/stores
 """
 _SECRET = "STREAMS_HTTP_SECRET"  # noqa: S105  # the name of a variable
@@ -30,6 +29,7 @@ _TOPOLOGY = "STREAMS_HTTP_TOPOLOGY"
 _BIND = "STREAMS_HTTP_BIND"
 _LOG_LEVEL = "STREAMS_LOG_LEVEL"
 _DEFAULT_BIND = "127.0.0.1:8080"
+_MAX_PORT = 65535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,11 +82,11 @@ def _given(name: str, value: str | None) -> dict[str, str]:
 
 def _address(settings: StreamsSettings, bind: str) -> str:
     """Return the address that other instances use: as it was set, or where this one listens."""
+    host, _, port = bind.rpartition(":")
+    if not host or not port.isdecimal() or len(port) > len(str(_MAX_PORT)) or not 0 < int(port) <= _MAX_PORT:
+        raise ConfigError(f"--bind is HOST:PORT, not {bind!r}")
     if settings.address is not None:
         return settings.address
-    host, _, port = bind.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--bind is HOST:PORT, not {bind!r}")
     if host in ("0.0.0.0", "[::]"):  # noqa: S104  # it is compared, not bound
         if settings.bootstrap_servers is not None:
             raise ConfigError("an instance that listens everywhere needs --address: where do the others reach it?")

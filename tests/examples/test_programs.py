@@ -46,8 +46,9 @@ def commands(example: str) -> dict[str, str]:
 def test_the_lines_of_a_procfile_start_the_example(tmp_path: Path, example: str) -> None:
     """As far as it comes with a port that is none: it says so, and nothing is left behind."""
     for name, command in commands(example).items():
-        done = start(command, tmp_path, PORT="none", STREAMS_BOOTSTRAP_SERVERS="127.0.0.1:1")
-        assert (done.returncode, "PORT is a number" in done.stderr) == (2, True), (name, done)
+        for port in ("none", "65536"):
+            done = start(command, tmp_path, PORT=port, STREAMS_BOOTSTRAP_SERVERS="127.0.0.1:1")
+            assert (done.returncode, "PORT is from 1 to 65535" in done.stderr) == (2, True), (name, done)
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 

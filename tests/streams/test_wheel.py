@@ -57,7 +57,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_every_module(wheel: Path) -> None:
-    """And no other: a directory without `__init__.py` can be imported in a checkout, and is left out of a wheel."""
+    """And nothing else: what a checkout has is found in it whether or not it is packed."""
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if name.startswith(tuple(f"{each}/" for each in PACKAGES))}
     assert found == {

@@ -129,6 +129,8 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: int) -> None:
         (["--bootstrap-servers", "127.0.0.1:1", "--bind", "0.0.0.0:1"], "--address"),
         (["--bootstrap-servers", "127.0.0.1:1", "--address", "http://10.0.0.1:80"], "secret"),
         (["--bind", "nonsense"], "HOST:PORT"),
+        (["--bind", "nonsense", "--address", "http://127.0.0.1:8080"], "HOST:PORT"),
+        (["--bind", "127.0.0.1:65536"], "HOST:PORT"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
