@@ -3,8 +3,10 @@
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -56,3 +58,38 @@ def test_settings_that_make_no_sense_are_refused_at_once(instance: Service) -> N
     instance.start(is_waited_for=False)
     assert instance.wait_for_exit() == 2
     assert "WEBLOG_POLL_INTERVAL_MS" in instance.log()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_line_counts_once_through_kills(instance: Service, tmp_path: Path) -> None:
+    """Files are written and rotated while the process is killed again and again, sometimes before it is ready."""
+    random = Random(1)
+    files = tmp_path / "files"
+    files.mkdir()
+    written: Counter[str] = Counter()
+    instance.start()
+    for _ in range(10):
+        kill_at = time.monotonic() + random.uniform(0.2, 2.0)
+        while time.monotonic() < kill_at:
+            hosts = [f"h{random.randrange(20)}.example" for _ in range(random.randint(1, 30))]
+            written.update(hosts)
+            with (files / "access.log").open("a") as file:
+                file.writelines(LINE.replace("last.example", host) for host in hosts)
+            if random.random() < 0.1:
+                (files / "access.log").rename(files / f"{time.monotonic_ns()}.log")
+            time.sleep(0.01)
+        instance.kill()
+        instance.start(is_waited_for=False)
+    instance.wait_until_ready()
+    give_up_at = time.monotonic() + 30
+    while sum((found := counts(instance)).values()) < written.total():
+        assert time.monotonic() < give_up_at, (written - found, instance.tail())
+        time.sleep(0.2)
+    assert found == written
+    assert instance.stop() == 0
+
+
+def counts(instance: Service) -> Counter[str]:
+    found = instance.request("GET", "/weblog/access/ALL")
+    return Counter(dict(json.loads(found.body))) if found.status == 200 else Counter()
