@@ -208,6 +208,7 @@ class _Link:
     def start(self) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._follow())
+            self._task.add_done_callback(_tell_end)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -224,6 +225,12 @@ class _Link:
             while self._node.view.epoch == view.epoch:
                 with suppress(Unavailable):
                     await self._node.wait_view(view.epoch, Deadline.after(_LOOK_S, self._clock))
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Log why the peers are followed no more, if that was not meant: from then on their map is an old one."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("the other instances are not followed any more", exc_info=task.exception())
 
 
 class _Lifespan:

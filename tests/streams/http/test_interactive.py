@@ -204,3 +204,20 @@ def test_strangers_and_other_channels_get_nothing_from_the_channel_between_insta
                 await peers.call("n9", "ask", b"", Deadline.after(1.0, SystemClock()))
 
     run(scenario())
+
+
+def test_who_follows_the_others_no_more_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From then on an old map is asked, so that it must not happen in silence."""
+
+    async def scenario() -> None:
+        async with instances("n1", "n2") as (cluster, _):
+
+            async def wait_view(*_: object) -> object:
+                raise RuntimeError("a fault")
+
+            monkeypatch.setattr(cluster.nodes["n1"], "wait_view", wait_view)
+            await until(lambda: "the other instances are not followed any more" in caplog.text)
+
+    run(scenario())
