@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from streams.clock import Clock, Deadline
-from streams.errors import Draining, OffsetOutOfRange, Overloaded, ProcessingFailed, StoreDamaged, Unavailable
+from streams.errors import (
+    Draining,
+    LogUnavailable,
+    OffsetOutOfRange,
+    Overloaded,
+    ProcessingFailed,
+    StoreDamaged,
+    TopologyError,
+    Unavailable,
+)
 from streams.log.base import Log
 from streams.processing import ErrorPolicy, SubTopologyTask
 from streams.processing.compile import PartitionCount
@@ -23,6 +32,7 @@ from streams.runtime.processing.counters import ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
 from streams.runtime.processing.run import Batch, Care, PartitionRun, ProcessingBounds
 from streams.runtime.processing.view import WatchedView
+from streams.runtime.task import StreamTask
 from streams.topology.subtopology import SubTopology
 
 logger = logging.getLogger(__name__)
@@ -168,6 +178,7 @@ class Processing:
                 self.turn(_IDLE_S)
             except Exception:
                 logger.exception("reading the input failed")  # A bug, or a log that cannot be asked: again, later.
+                self._assigned = set()  # What was read and not kept is read again.
                 self._is_stopping.wait(1.0)
 
     def _poll(self, timeout_s: float) -> list[RecordBatch]:
@@ -267,17 +278,45 @@ class Processing:
         if care.failure is not None or tenure is None or self._global_stores() is None:
             return None
         offsets = {} if row is None else InputPosition.decode(row).offsets
+        try:
+            self._require_own(task, offsets)
+            starts = self._starts(partition, offsets)
+        except TopologyError as error:
+            care.failure = error
+            logger.error("task stopped: %s", error, extra={"task": partition})  # noqa: TRY400 - it says it all
+            return None
+        except LogUnavailable as error:
+            logger.warning("input not begun", extra={"task": partition, "reason": str(error)})
+            return None
         return PartitionRun(
             task,
             subtopology=self.subtopology,
             row=row,
-            buffer=InputBuffer(self._starts(partition, offsets), self._timestamps),
+            buffer=InputBuffer(starts, self._timestamps),
             care=care,
             make_engine=self._make_engine,
             bounds=self._bounds,
             clock=self._clock,
             counters=self.counters,
         )
+
+    def _require_own(self, task: StreamTask, offsets: Mapping[str, int]) -> None:
+        """Raise TopologyError when the position is that of other input, or there is none and yet there is state: the
+        topology has changed in such a way that this is another sub-topology now, which has the number of an earlier
+        one. Going on, input that is in the stores already would be processed again."""
+        advice = "give the changed topology another application_id, or undo the change"
+        if offsets and offsets.keys().isdisjoint(self._timestamps):
+            read = ", ".join(sorted(self._timestamps))
+            raise TopologyError(
+                f"sub-topology {self.subtopology.index} reads {read} now, and its position is one of"
+                f" {', '.join(sorted(offsets))}: {advice}"
+            )
+        if not offsets:
+            filled = [name for name in self.subtopology.stores if task.store.scan(name, limit=1)]
+            if filled:
+                raise TopologyError(
+                    f"store {filled[0]} has rows, and sub-topology {self.subtopology.index} no position: {advice}"
+                )
 
     def _starts(self, partition: int, offsets: Mapping[str, int]) -> dict[str, int]:
         """Return where to begin each topic that has *partition*: where *offsets* say, else where its source says."""

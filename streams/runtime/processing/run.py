@@ -38,6 +38,7 @@ from streams.topology.subtopology import SubTopology
 logger = logging.getLogger(__name__)
 
 _LOOK_AT_CLOCK_EVERY = 32  # records
+_PATIENCE_S = 1.0  # more than a batch takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +263,16 @@ class PartitionRun:
             self._end()
 
     def end(self) -> None:
-        """Nothing is decided any more. Any thread."""
-        with self.lock:
-            self._end()
+        """Nothing is decided any more. Any thread. A user's function that does not return holds up nobody: its engine
+        is left to it."""
+        if self.lock.acquire(timeout=_PATIENCE_S):
+            try:
+                self._end()
+            finally:
+                self.lock.release()
+        else:
+            self.is_over = True
+            logger.warning("a batch does not end: its processors are not closed", extra={"task": self.partition})
 
     def _is_decided(self, batch: Batch, result: Result) -> None:
         if result is Result.WAIT:

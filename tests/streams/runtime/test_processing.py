@@ -269,3 +269,50 @@ def test_with_another_retention_windows_go_on_where_they_were() -> None:
         node.turn(6)
         node.dies()
     assert [int.from_bytes(each.value or b"", "big") for each in log.dump("app-windows-changelog")] == [1, 2, 3]
+
+
+def test_the_position_of_other_input_is_not_gone_on_from() -> None:
+    """A sub-topology has a number, and another topology may give it to another one: then the task stops and says so,
+    since it would begin its input anew, over stores that have it already."""
+    node = rig()
+    put(node, 3)
+    node.turn(4)
+    node.dies()
+    builder = StreamsBuilder("app")
+    builder.stream("other", key=str, value=str).group_by_key().count(store="counts").to_stream().to("out")
+    changed = runnable(builder.build(), None)
+    topics = {"other": 1, "out": 1}
+    second = ProcessingRig(changed, topics, log=node.log, clock=node.clock, stores=node.stores).start()
+    second.log.put(ProducerRecord("other", 0, b"k", b"v", (), 1))
+    second.turn(4)
+    (failed,) = second.processing.failed
+    assert "reads other now, and its position is one of in" in failed.reason
+    assert counted(second) == [1, 2, 3]
+
+
+def test_stores_with_rows_and_no_position_are_another_topologys() -> None:
+    """What was counted is not counted again from the beginning."""
+    node = rig()
+    put(node, 3)
+    node.turn(4)
+    changes = [ProducerRecord(one.topic, 0, one.key, one.value) for one in node.log.dump("app-counts-changelog")]
+    second = ProcessingRig(topology(), TOPICS)
+    second.log.put(*changes)
+    second.start()
+    put(second, 3)
+    second.turn(4)
+    (failed,) = second.processing.failed
+    assert "store counts has rows, and sub-topology 0 no position" in failed.reason
+    assert counted(second) == []
+
+
+def test_a_function_that_does_not_return_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its engine is left to it."""
+    monkeypatch.setattr("streams.runtime.processing.run._PATIENCE_S", 0.01)
+    node = rig()
+    put(node, 1)
+    node.turn(2)
+    (run,) = node.processing._runs.values()
+    with run.lock:
+        node.processing.close()
+    assert run.is_over
