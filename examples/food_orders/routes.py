@@ -58,8 +58,10 @@ class FoodRoutes:
         app.add_sink(self.answer, prefix=re.compile("/(?:(?:stores|metadata|topics)(?:/|$)|$)"))
         mount_errors(app)
 
-    async def answer(self, req: Any, resp: Any, **_: Any) -> None:
+    async def answer(self, req: Any, resp: Any, ws: object = None, **_: Any) -> None:
         """Answer one request."""
+        if resp is None:
+            return  # a WebSocket, which is refused by not being accepted
         words = segments_of(req.scope)
         resp.cache_control = ["no-store"]
         resp.content_type = falcon.MEDIA_JSON

@@ -76,7 +76,7 @@ class WeblogRoutes:
         """Add the routes to *app*."""
         app.add_sink(self, "/weblog/")
 
-    async def __call__(self, req: Request, resp: Response | None, **_: Any) -> None:
+    async def __call__(self, req: Request, resp: Response | None, ws: object = None, **_: Any) -> None:
         """Answer one request."""
         if resp is None:
             return  # a WebSocket, which is refused by not being accepted

@@ -56,8 +56,10 @@ class StateRoutes:
         """Add the routes to *app*."""
         app.add_sink(self.answer, prefix=re.compile("/state(?:/|$)"))
 
-    async def answer(self, req: Any, resp: Any, **_: Any) -> None:
+    async def answer(self, req: Any, resp: Any, ws: object = None, **_: Any) -> None:
         """Answer one request."""
+        if resp is None:
+            return  # a WebSocket, which is refused by not being accepted
         if req.method not in _GET:
             raise falcon.HTTPMethodNotAllowed(_GET)
         resp.cache_control = ["no-store"]

@@ -135,7 +135,7 @@ class InteractiveQueries:
         self._links.append(link)
         return Channel(stores, local, counts, self._clock, link.peers, fan_out, link.ask_positions)
 
-    async def _answer_peer(self, req: Request, resp: Response | None, **_: Any) -> None:
+    async def _answer_peer(self, req: Request, resp: Response | None, ws: object = None, **_: Any) -> None:
         """Answer what another instance sent."""
         if resp is None:
             return  # a WebSocket, which is refused by not being accepted

@@ -31,7 +31,7 @@ class Metadata:
         self._reads = reads
         self._words = words
 
-    async def __call__(self, req: Request, resp: Response | None, **_: Any) -> None:
+    async def __call__(self, req: Request, resp: Response | None, ws: object = None, **_: Any) -> None:
         """Answer one request."""
         if resp is None:
             return  # a WebSocket, which is refused by not being accepted

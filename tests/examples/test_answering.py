@@ -13,8 +13,10 @@ from examples.answering import MAX_BODY_BYTES, array, mount_errors
 from examples.food_orders.routes import FoodRoutes
 from examples.purchases.routes import TopicRoutes
 from examples.purchases.topology import PURCHASES
-from examples.word_count.routes import ProducerRoutes
+from examples.weblog.routes import WeblogRoutes
+from examples.word_count.routes import ProducerRoutes, StateRoutes
 from streams.errors import Draining, LogUnavailable, OutcomeUnknown, RecordTooLarge
+from tests.streams.http.applications import knock
 
 Mount = Callable[[falcon.asgi.App, Any], object]
 
@@ -79,6 +81,19 @@ def test_a_body_that_cannot_be_meant_is_not_sent(mount: Mount, path: str, body: 
     app = falcon.asgi.App()
     mount(app, send)
     assert testing.TestClient(app).simulate_post(path, body=body).status_code == status
+
+
+@pytest.mark.filterwarnings("error:Please define the sink")
+@pytest.mark.parametrize("path", ["/stores/order-count/all", "/state/instances", "/weblog/access/ALL"])
+def test_a_websocket_is_refused_without_a_word(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody asks the stores for it, and it leaves no trace in the log."""
+    nobody: Any = None
+    app = falcon.asgi.App()
+    food_orders(app, nobody)
+    StateRoutes(nobody, address="http://here:1").mount(app)
+    WeblogRoutes(nobody, now_ms=lambda: 0).mount(app)
+    assert asyncio.run(knock(app, path)) == ["websocket.close"]
+    assert not caplog.records
 
 
 def test_an_array_comes_in_pieces() -> None:

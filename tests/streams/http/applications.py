@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import falcon.asgi
+import falcon.testing
 
 from streams.application import StreamsSettings
 from streams.http.interactive import InteractiveQueries
@@ -91,6 +92,20 @@ async def run_asgi(app: Any, request: PeerRequest, host: str) -> PeerReply:
     await app(scope, receive, send)
     start, *rest = events
     return PeerReply(start["status"], list(start["headers"]), b"".join(each.get("body", b"") for each in rest))
+
+
+async def knock(app: Any, path: str) -> list[str]:
+    """Ask *app* for a WebSocket, as a server does; return what it says to that."""
+    said: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(event: dict[str, Any]) -> None:
+        said.append(event["type"])
+
+    await app(falcon.testing.create_scope_ws(path), receive, send)
+    return said
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from streams.errors import Unavailable
 from streams.queries.asking import LOCAL, BadCursor, BadParameter, Freshness, NotHere, UnknownStore, WrongQuery
 from streams.queries.peers import PeerUnreachable
 from streams.queries.stores import Entry, Options
-from tests.streams.http.applications import instances
+from tests.streams.http.applications import instances, knock
 from tests.streams.http.rig import until
 
 KEYS = [
@@ -221,3 +222,16 @@ def test_who_follows_the_others_no_more_says_so(
             await until(lambda: "the other instances are not followed any more" in caplog.text)
 
     run(scenario())
+
+
+@pytest.mark.filterwarnings("error:Please define the sink")
+def test_a_websocket_is_refused_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """It is nobody's fault here, and leaves no trace in the log for each that knocks."""
+
+    async def scenario() -> None:
+        async with instances("n1") as (_, (instance,)):
+            for path in ("/stores", "/stores/last/get/a", "/metadata", "/peers/0/ping"):
+                assert await knock(instance.app, path) == ["websocket.close"], path
+
+    run(scenario())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
