@@ -232,11 +232,8 @@ def _takes_lines(req: Request) -> bool:
 
 
 def _next_link(req: Request, cursor: str) -> str:
-    kept = [
-        pair
-        for pair in req.scope["query_string"].decode("latin-1").split("&")
-        if pair and not pair.startswith("cursor=")
-    ]
+    sent: bytes = req.scope["query_string"]
+    kept = [pair for pair in sent.split(b"&") if pair and not pair.startswith(b"cursor=")]
     return "?" + "&".join([*(quote(pair, safe="=%+&") for pair in kept), f"cursor={cursor}"])
 
 

@@ -1,5 +1,6 @@
 """The routes of `/stores` and `/metadata`: statuses, headers, parameters, and values as JSON."""
 
+import asyncio
 import json
 import struct
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from streams.http.metadata import mount_metadata
 from streams.http.stores import mount_stores
 from streams.queries.asking import BadParameter
 from streams.queries.cursors import Cursors
+from streams.queries.peers import PeerRequest
 from streams.queries.reads import StoreReads
 from streams.queries.text import json_entry, key_of, python_entry
 from streams.serdes import BYTES, DOUBLE, INTEGER, LONG, STRING, FunctionSerde, JsonSerde, Serde, Windowed, of
 from streams.topology.stores import StoreKind, StoreSpec
+from tests.streams.http.applications import run_asgi
 from tests.streams.queries.rig import CLOCK, Cluster, cluster
 
 LINES = {"Accept": "application/x-ndjson"}
@@ -147,6 +150,19 @@ def test_pages_follow_each_other_by_cursor_and_by_link(client: falcon.testing.Te
         path = "/stores/last/range" + link[1:].partition(">")[0]
         assert f"cursor={reply.json['next']}" in path
     assert found == KEYS[3:21]
+
+
+def test_a_link_keeps_bounds_that_were_sent_as_they_are() -> None:
+    """Their bytes are encoded, and not once more what they mean in another alphabet."""
+    with cluster("n1") as found:
+        found.feed("words", *((key, 1, 1) for key in ("a", "\u00fc", "\u00fcb", "\u65e5")))
+        client = client_of(found)
+        request = PeerRequest(b"GET", "/stores/last/range?from=\u00fc&limit=1".encode(), [], b"")
+        reply = asyncio.run(run_asgi(client.app, request, "127.0.0.1"))
+        path = dict(reply.headers)[b"link"].decode().split(">")[0].removeprefix("<")
+        assert "from=%C3%BC&" in path
+        rest = client.simulate_get("/stores/last/range" + path)
+    assert [item["key"] for item in rest.json["items"]] == ["\u00fcb"]
 
 
 @pytest.mark.parametrize("limit", [None, 0, 1, 10, 25, 26, 10_000])
