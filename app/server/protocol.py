@@ -42,6 +42,7 @@ class EdgeWorkerPort(Protocol):
 
     limits: EdgeLimits
     stats: EdgeStats
+    is_parting: bool
 
     def admit(self, protocol: "EdgeProtocol") -> bool:
         """Count the connection in and return True, or return False when there are too many."""
@@ -229,7 +230,8 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
             self.worker.loop.call_soon(self.close)
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        return self._is_half_closed or bool(super()._will_close(request, response_requires_close))
+        is_last = self._is_half_closed or self.worker.is_parting
+        return is_last or bool(super()._will_close(request, response_requires_close))
 
     def _is_websocket_upgrade(self, request: Any) -> bool:
         """No: `Upgrade` is ignored, as RFC 9110 section 7.8 allows, so its handshake cannot escape the deadlines."""

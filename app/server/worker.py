@@ -67,6 +67,8 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self._evictable: deque[EdgeProtocol] = deque()
         self._wake: asyncio.Event | None = None
         self._is_told_to_stop = False
+        #: Whether each answer is the last of its connection, and says so.
+        self.is_parting = False
 
     def init_process(self) -> None:
         _raise_open_file_limit(self.limits.max_connections + self.limits.max_listeners)
@@ -92,7 +94,8 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self.loop.add_signal_handler(signal.SIGINT, self.handle_exit_signal)
 
     def handle_exit_signal(self) -> None:
-        self._is_told_to_stop = True  # `alive` stays: without it every answer would close its connection
+        # Not `alive`: without it gunicorn ends connections after answers that did not say so.
+        self._is_told_to_stop = True
         if self._wake is not None:
             self._wake.set()
 
@@ -222,7 +225,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
             await drain([listener.sock for listener in self.sockets])
         for server in self.servers:
             server.close()
-        self.alive = False  # From now on each answer says that it is the last of its connection.
+        self.is_parting = True
         closed_at = self.loop.time()
         deadline = closed_at + self.limits.drain_timeout_s
         while self.connections and self.loop.time() < deadline and not self._quick_shutdown:
