@@ -46,7 +46,7 @@ def main() -> int:
         tables = [_race(arguments, home, failed)]
         print(tables[0].render(), flush=True)
         if not arguments.no_embedded:
-            tables.append(embedded.measure(home, records=arguments.records, rounds=arguments.rounds))
+            tables.append(_embedded(arguments, home))
             print(tables[1].render(), flush=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -58,6 +58,11 @@ def main() -> int:
         _DOCUMENT.write_text(document(tables, machine=facts, method=method, date=today, command="make bench-streams"))
         print(f"written: {_DOCUMENT}")
     return 1 if failed else 0
+
+
+def _embedded(arguments: argparse.Namespace, home: Path) -> Table:
+    keys = arguments.embedded_keys
+    return embedded.measure(home, records=arguments.records, rounds=arguments.rounds, keys=keys)
 
 
 def _race(arguments: argparse.Namespace, home: Path, failed: list[str]) -> Table:
@@ -133,6 +138,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--contestants", nargs="+", choices=list(GUARANTEES), default=list(GUARANTEES))
+    parser.add_argument("--embedded-keys", type=int, nargs="+", default=list(embedded.KEYS))
     parser.add_argument("--no-embedded", action="store_true", help="leave out the embedded log")
     parser.add_argument("--write", action="store_true", help=f"write {_DOCUMENT.relative_to(_ROOT)}")
     return parser.parse_args()

@@ -23,11 +23,12 @@ from streams.topology.subtopology import ProcessorTopology
 _PARTITIONS = 4
 _PRODUCED_AT_ONCE = 2_000
 _LONGEST_S = 600.0
-_KEYS = (10_000, 1_000_000, 5_000_000)
+#: Of the counts; the first also of the other tasks.
+KEYS = (10_000, 1_000_000, 5_000_000)
 
 
-def measure(home: Path, *, records: int, rounds: int) -> Table:
-    """Run each task *rounds* times in a process of its own."""
+def measure(home: Path, *, records: int, rounds: int, keys: Sequence[int]) -> Table:
+    """Run each task *rounds* times in a process of its own, and the count once with each further number of *keys*."""
     table = Table(
         "On the embedded log",
         f"{records:,} records, then as many as there are keys; producing is not counted. One process, {_PARTITIONS} "
@@ -35,9 +36,9 @@ def measure(home: Path, *, records: int, rounds: int) -> Table:
         ("task", "keys", "records/s", "MB resident", "MB on disk"),
     )
     for task in ("map", "count", "windows", "join"):
-        table.rows.append(_row(task, _KEYS[0], [_once(home, task, records, _KEYS[0]) for _ in range(rounds)]))
-    for keys in _KEYS[1:]:
-        table.rows.append(_row("count", keys, [_once(home, "count", max(records, keys), keys)]))
+        table.rows.append(_row(task, keys[0], [_once(home, task, records, keys[0]) for _ in range(rounds)]))
+    for more in keys[1:]:
+        table.rows.append(_row("count", more, [_once(home, "count", max(records, more), more)]))
     return table
 
 
