@@ -35,7 +35,7 @@ class Logs:
         """Return the log of the node *name*, which keeps its own things in *directory*. Whoever closes it closes what
         is the node's alone."""
         if self._settings.bootstrap_servers is None:
-            return _Unclosed(self.shared)
+            return UnclosedLog(self.shared)
         if name not in self._nodes:
             self._nodes[name] = KafkaLog(self._kafka(name), state_dir=directory, clock=self._clock)
         return self._nodes[name]
@@ -62,46 +62,46 @@ class Logs:
         )
 
 
-class _Unclosed:
-    """A log that others use, too: closing it does nothing."""
+class UnclosedLog:
+    """A log that others use, too: closing it does nothing. `inner`: the log itself."""
 
     def __init__(self, log: Log) -> None:
-        self._log = log
+        self.inner = log
 
     def ensure_topics(self, specs: Sequence[TopicSpec], deadline: Deadline) -> dict[str, TopicInfo]:
-        return self._log.ensure_topics(specs, deadline)
+        return self.inner.ensure_topics(specs, deadline)
 
     def describe_topics(self, names: Sequence[str], deadline: Deadline) -> dict[str, TopicInfo]:
-        return self._log.describe_topics(names, deadline)
+        return self.inner.describe_topics(names, deadline)
 
     def end_offsets(
         self, partitions: Sequence[TopicPartition], deadline: Deadline, *, is_partial: bool = False
     ) -> dict[TopicPartition, int]:
-        return self._log.end_offsets(partitions, deadline, is_partial=is_partial)
+        return self.inner.end_offsets(partitions, deadline, is_partial=is_partial)
 
     def delete_before(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
-        self._log.delete_before(offsets, deadline)
+        self.inner.delete_before(offsets, deadline)
 
     def open_reader(self) -> LogReader:
-        return self._log.open_reader()
+        return self.inner.open_reader()
 
     def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
-        return self._log.open_writer(topics, membership)
+        return self.inner.open_writer(topics, membership)
 
     def open_producer(self) -> LogProducer:
-        return self._log.open_producer()
+        return self.inner.open_producer()
 
     def open_membership(self, topics: Sequence[str], member: Member) -> Membership:
-        return self._log.open_membership(topics, member)
+        return self.inner.open_membership(topics, member)
 
     def gauges(self) -> Mapping[str, float]:
-        return self._log.gauges()
+        return self.inner.gauges()
 
     def close(self) -> None:
         """Whoever opened it closes it."""
 
 
-class _Noting(_Unclosed):
+class _Noting(UnclosedLog):
     """A log whose topics' settings are noted."""
 
     def __init__(self, log: Log, configs: dict[str, Mapping[str, str]]) -> None:
@@ -115,7 +115,7 @@ class _Noting(_Unclosed):
         return self._noted(super().describe_topics(names, deadline))
 
     def close(self) -> None:
-        self._log.close()
+        self.inner.close()
 
     def _noted(self, infos: dict[str, TopicInfo]) -> dict[str, TopicInfo]:
         self._configs.update({name: info.config for name, info in infos.items()})

@@ -9,10 +9,9 @@ import falcon.asgi
 import orjson
 from falcon.asgi import Request, Response
 
-from streams.errors import StreamsError
-from streams.http.paths import Parameters, instance_of, target_of
-from streams.http.problems import plain_problem, problem_of
-from streams.http.stores import METHODS, answer_json, answer_problem
+from streams.http.paths import Parameters, target_of
+from streams.http.problems import plain_problem
+from streams.http.stores import answer_json, answer_problem, answer_read
 from streams.queries.instances import instances, instances_of_key, instances_of_store
 from streams.queries.reads import StoreReads
 from streams.queries.text import BASE64, key_of
@@ -33,26 +32,15 @@ class Metadata:
 
     async def __call__(self, req: Request, resp: Response | None, ws: object = None, **_: Any) -> None:
         """Answer one request."""
-        if resp is None:
-            return  # a WebSocket, which is refused by not being accepted
-        resp.set_header("Cache-Control", "no-store")
-        instance = instance_of(req.scope)
-        if req.method == "OPTIONS":
-            resp.status = 204
-            resp.set_header("Allow", METHODS)
-        elif req.method not in ("GET", "HEAD"):
-            refused = plain_problem(405, "metadata is only read", instance=instance, headers={"Allow": METHODS})
-            answer_problem(resp, refused)
-        else:
-            try:
-                document = await self._document(req)
-            except StreamsError as error:
-                answer_problem(resp, problem_of(error, instance=instance))
-                return
+
+        async def answer(resp: Response, instance: str) -> None:
+            document = await self._document(req)
             if document is None:
                 answer_problem(resp, plain_problem(404, "there is no such metadata", instance=instance))
             else:
                 answer_json(resp, orjson.dumps(document))
+
+        await answer_read(req, resp, answer, refusal="metadata is only read")
 
     async def _document(self, req: Request) -> dict[str, Any] | None:
         target = target_of(req.scope, self._words)

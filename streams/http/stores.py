@@ -6,7 +6,7 @@ takes it. Its last line says that it was the last: without one the answer was cu
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -54,6 +54,27 @@ METHODS = "GET, HEAD, OPTIONS"
 _KINDS = (GET, ALL, RANGE, PREFIX, WINDOW, SESSION, COUNT)
 
 
+async def answer_read(
+    req: Request, resp: Response | None, answer: Callable[[Response, str], Awaitable[None]], *, refusal: str
+) -> None:
+    """Answer one request to what is only read: GET and HEAD by *answer*, which gets the request's path as its instance;
+    every error as a problem. *resp* None: a WebSocket, which is refused by not being accepted."""
+    if resp is None:
+        return
+    resp.set_header("Cache-Control", "no-store")
+    instance = instance_of(req.scope)
+    if req.method == "OPTIONS":
+        resp.status = 204
+        resp.set_header("Allow", METHODS)
+    elif req.method not in ("GET", "HEAD"):
+        answer_problem(resp, plain_problem(405, refusal, instance=instance, headers={"Allow": METHODS}))
+    else:
+        try:
+            await answer(resp, instance)
+        except StreamsError as error:
+            answer_problem(resp, problem_of(error, instance=instance))
+
+
 def mount_stores(app: falcon.asgi.App[Any, Any], reads: StoreReads, *, path: str = "/stores") -> None:
     """Have *app* answer everything below *path*. Routes of its own there go before."""
     app.add_sink(Stores(reads, words=path.count("/") + 2), re.compile(re.escape(path) + "(?:/|$)"))
@@ -69,21 +90,11 @@ class Stores:
 
     async def __call__(self, req: Request, resp: Response | None, ws: object = None, **_: Any) -> None:
         """Answer one request."""
-        if resp is None:
-            return  # a WebSocket, which is refused by not being accepted
-        resp.set_header("Cache-Control", "no-store")
-        instance = instance_of(req.scope)
-        if req.method == "OPTIONS":
-            resp.status = 204
-            resp.set_header("Allow", METHODS)
-        elif req.method not in ("GET", "HEAD"):
-            refused = plain_problem(405, "a store is only read", instance=instance, headers={"Allow": METHODS})
-            answer_problem(resp, refused)
-        else:
-            try:
-                await self._answer(req, resp, target_of(req.scope, self._words), instance)
-            except StreamsError as error:
-                answer_problem(resp, problem_of(error, instance=instance))
+
+        async def answer(resp: Response, instance: str) -> None:
+            await self._answer(req, resp, target_of(req.scope, self._words), instance)
+
+        await answer_read(req, resp, answer, refusal="a store is only read")
 
     async def _answer(self, req: Request, resp: Response, target: Target, instance: str) -> None:
         given = Parameters(req.scope["query_string"])

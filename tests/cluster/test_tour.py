@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import free_ports
+from tests.support.curl import needs_curl
 from tests.support.service import ROOT
 
 START_TIMEOUT_S = 90.0
@@ -22,7 +22,7 @@ TOUR_TIMEOUT_S = 120.0
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+    needs_curl,
 ]
 
 

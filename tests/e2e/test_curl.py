@@ -2,13 +2,13 @@
 # The commands stay as they were written.
 
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 
 import pytest
 
 from tests.e2e.conftest import NewService
+from tests.support.curl import needs_curl
 from tests.support.service import Service
 
 # Verbatim, but for the port, the uid (from the first answer) and -s, which silences the progress bar.
@@ -18,8 +18,6 @@ SEARCH = r"""curl -XGET -H "Accept: application/json" http://localhost:8080/api/
 CHANGE = """curl -XPUT -H "Content-Type: application/json" -d '{"username": "bob", "email": "bob2@mail.com"}' http://localhost:8080/api/profile/74292b21-0fbb-4f1d-a18f-fa80f947fa5d"""
 SEARCH_AGAIN = r"""curl -XGET -H "Accept: application/json" http://localhost:8080/api/search\?email\=bob2@mail.com"""
 DELETE = """curl -XDELETE http://localhost:8080/api/profile/74292b21-0fbb-4f1d-a18f-fa80f947fa5d"""
-
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
 def curl(service: Service, command: str, uid: str = "") -> str:

@@ -1,12 +1,12 @@
 """purchases as its README has it: a process of its own on the embedded log, asked with curl."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.examples.readme import ROOT, follow
+from tests.support.curl import needs_curl
 from tests.support.service import Service
 
 README = ROOT / "examples" / "purchases" / "README.md"
@@ -20,10 +20,9 @@ def instance(tmp_path: Path) -> Iterator[Service]:
         yield found
 
 
+@needs_curl
 def test_the_steps_of_the_readme_print_what_it_says(instance: Service) -> None:
     """And what came out is still there, and no more, after the process was killed."""
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed: the steps of the README were not run")
     instance.start()
     assert follow(README, {"localhost:8002": f"127.0.0.1:{instance.port}"}) == STEPS
     before = instance.request("GET", "/topics/achats-enrichis").body

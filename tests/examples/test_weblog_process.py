@@ -1,7 +1,6 @@
 """weblog as its README has it: a process of its own on the embedded log, asked with curl."""
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from random import Random
 import pytest
 
 from tests.examples.readme import ROOT, follow
+from tests.support.curl import needs_curl
 from tests.support.service import Service
 
 README = ROOT / "examples" / "weblog" / "README.md"
@@ -29,10 +29,9 @@ def instance(tmp_path: Path) -> Iterator[Service]:
         yield found
 
 
+@needs_curl
 def test_the_steps_of_the_readme_print_what_it_says(instance: Service, tmp_path: Path) -> None:
     """And so do the last ones again, after the process was killed and all files are touched."""
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed: the steps of the README were not run")
     instance.start()
     places = {"localhost:7070": f"127.0.0.1:{instance.port}", "data/weblog-files": str(tmp_path / "files")}
     assert follow(README, places, ("curl", "cp", "touch", "mv")) == STEPS

@@ -1,6 +1,5 @@
 """word_count as its README has it: a process of its own on the embedded log, asked with curl."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.examples.readme import ROOT, follow
+from tests.support.curl import needs_curl
 from tests.support.service import Service
 
 README = ROOT / "examples" / "word_count" / "README.md"
@@ -21,10 +21,9 @@ def instance(tmp_path: Path) -> Iterator[Service]:
         yield found
 
 
+@needs_curl
 def test_the_steps_of_the_readme_print_what_it_says(instance: Service) -> None:
     """And nothing is counted again or forgotten when the process was killed, and started on the same directory."""
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed: the steps of the README were not run")
     instance.start()
     places = {"localhost:9080": f"127.0.0.1:{instance.port}", '"port":9080': f'"port":{instance.port}'}
     assert follow(README, places) == STEPS

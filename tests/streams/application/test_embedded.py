@@ -8,7 +8,7 @@ from random import Random
 
 from examples.food_orders.topology import CUSTOMER_TOPIC, CUSTOMERS, ORDER_COUNT, ORDER_TOPIC, food_orders
 from examples.word_count.topology import COUNTS, LINES_TOPIC, OUTPUT_TOPIC, WINDOWED_COUNTS, word_count
-from streams.application.logs import _Unclosed
+from streams.application.logs import UnclosedLog
 from streams.application.producing import Input
 from streams.application.purging import Purger
 from streams.clock import SystemClock
@@ -124,9 +124,9 @@ def test_what_is_processed_leaves_repartition_topics(tmp_path: Path) -> None:
             assert records_of(application, topic)
             Purger(application._processings, application.log, application.clock).purge()
             log = application.log
-            assert isinstance(log, _Unclosed)
-            assert isinstance(log._log, LocalLog)
-            log._log.clean()
+            assert isinstance(log, UnclosedLog)
+            assert isinstance(log.inner, LocalLog)
+            log.inner.clean()
             assert not records_of(application, topic)
             assert len(records_of(application, LINES_TOPIC)) % len(LINES) == 0
     assert rows_after(tmp_path) == {word: 2 * n for word, n in WORDS.items()}
