@@ -18,6 +18,7 @@ from streams.cluster import ClusterView
 from tests.support.cluster import PARTITIONS, Nodes
 from tests.support.history import Kind, Operation, Outcome
 from tests.support.load import Caller, Load
+from tests.support.stalls import Stalls
 from tests.support.verdict import Verdict, judge
 
 WARM_OPERATIONS = 60
@@ -46,8 +47,10 @@ class Run:
         self.load = Load(nodes.addresses, seed=self.seed, clients=clients, **options)
         self._probes: list[Probes] = []
         self._marks = count(1)
+        self._stalls = Stalls()
 
     async def __aenter__(self) -> Self:
+        self._stalls.__enter__()
         self.load.start()
         await self.progress()
         return self
@@ -55,9 +58,12 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            with suppress(Exception):  # What went wrong first is told.
-                await self.stop()
+        try:
+            if kind is not None:
+                with suppress(Exception):  # What went wrong first is told.
+                    await self.stop()
+        finally:
+            self._stalls.__exit__(kind, error, trace)
 
     async def progress(self, operations: int = WARM_OPERATIONS, *, timeout_s: float = PROGRESS_TIMEOUT_S) -> None:
         """Return when so many more writes and reads were acknowledged. Raises AssertionError."""
@@ -68,6 +74,13 @@ class Run:
                 f"no {operations} writes and reads in {timeout_s} s; {self.load.summary()}\n{self.nodes.tails(15)}"
             )
             await asyncio.sleep(0.05)
+
+    def allowed_s(self, limit_s: float, since_ns: int) -> float:
+        """Return *limit_s* and what the machine itself stood still since then, which is printed: a limit in seconds
+        is a promise of the nodes, not of a machine that runs nobody."""
+        if stalled_s := self._stalls.seconds_since(since_ns):
+            print(f"the machine stood still for {stalled_s:.2f} s", flush=True)
+        return limit_s + stalled_s
 
     async def settled(self) -> ClusterView:
         """Return the view when the nodes have settled."""

@@ -66,18 +66,25 @@ async def lose_the_broker(
 
 async def cut_between_nodes(run: Run, network: Network, figures: Figures) -> None:
     """An owner is reached by no other node, while all reach the broker: it goes on owning, others read its keys from
-    their standbys and say in time that they cannot write them."""
+    their standbys and say in time that they cannot write them.
+
+    That it goes on is judged beside an owner that nobody cut off, on the same broker in the same seconds: one run of
+    many had a write that took 1.2 s (0.2 to 0.3 s otherwise, also with both cores busy), and what keeps both owners is
+    not the cut. A cut that did keep the owner would do so until a request gives up, or until it is healed."""
     nodes = run.nodes
     victim, owned, others = await run.choose_owner()
     probes = await run.watch(owned, through=others)
     direct = await run.watch(owned, through=[victim])
+    uncut = await run.watch(nodes.view(victim).owned_by(others[0]), through=others[:1])
     line, since_ns = network.to_node(victim), time.monotonic_ns()
     refused = len(run.load.failed)
     line.cut()
     try:
         await asyncio.sleep(2 * REQUEST_TIMEOUT_S)
         gap_s = probes.longest_gap_s(since_ns)
-        assert direct.longest_gap_s(since_ns, is_write=True) <= GRACE_S, "the owner itself must go on"
+        own_s, uncut_s = (some.longest_gap_s(since_ns, is_write=True) for some in (direct, uncut))
+        limit_s = run.allowed_s(GRACE_S, since_ns) + uncut_s
+        assert own_s <= limit_s < REQUEST_TIMEOUT_S, f"the owner itself must go on: {own_s} s, {limit_s} s allowed"
         assert len(run.load.failed) > refused, "nobody needed the line: nothing was shown"
         assert nodes.view(victim).owned_by(victim) >= owned, "it lost its partitions"
     finally:
@@ -86,8 +93,15 @@ async def cut_between_nodes(run: Run, network: Network, figures: Figures) -> Non
     write_s = await probes.until_answered(healed_ns, is_write=True, timeout_s=RECOVERY_S)
     await probes.stop()
     await direct.stop()
-    figures("cut between nodes, s", longest_read_gap=round(gap_s, 2), writes_after_healing=round(write_s, 2))
-    assert gap_s <= 2.0, gap_s
+    await uncut.stop()
+    figures(
+        "cut between nodes, s",
+        longest_read_gap=round(gap_s, 2),
+        longest_write_gap_of_the_owner=round(own_s, 2),
+        of_an_uncut_owner=round(uncut_s, 2),
+        writes_after_healing=round(write_s, 2),
+    )
+    assert gap_s <= run.allowed_s(2.0, since_ns), gap_s
 
 
 async def slow_broker(run: Run, network: Network, figures: Figures) -> None:

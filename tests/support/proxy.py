@@ -125,8 +125,10 @@ class Proxy:
             await asyncio.gather(
                 self._pump(connection, Way.REQUESTS, reader, back), self._pump(connection, Way.REPLIES, there, writer)
             )
-        except OSError:
-            pass  # The target is not there, or one end has gone: the other one sees the same.
+        except (OSError, asyncio.CancelledError):
+            # The target is not there, or one end has gone: the other one sees the same. Or `_shut` ends this: asyncio
+            # of Python 3.11 logs a server's task that ends as cancelled as an error.
+            pass
         finally:
             connection.abort()
             self._connections.discard(connection)
