@@ -8,7 +8,7 @@ from falcon.asgi import Request, Response
 from app.http.context import deadline, is_partial_allowed, parameter
 from app.http.problems import Problem
 from app.http.profiles import MEDIA_JSON
-from streams.queries.counts import Counts, StoreCount
+from streams.queries.counts import Counts
 
 LOCAL = "local"
 CLUSTER = "cluster"
@@ -35,27 +35,6 @@ class ApproximateNumEntries:
             counted = await self._counts.cluster(store, deadline(req), is_partial=may_miss)
         resp.content_type = MEDIA_JSON
         resp.set_header("Cache-Control", "no-store")
-        resp.data = orjson.dumps(_document(store, scope, counted))
+        resp.data = orjson.dumps(counted.document(store, scope))
 
     on_head = on_get
-
-
-def _document(store: str, scope: str, counted: StoreCount) -> dict[str, object]:
-    return {
-        "store": store,
-        "scope": scope,
-        "approximate_num_entries": counted.rows,
-        "is_exact": counted.is_exact,
-        "partitions": [
-            {
-                "partition": count.partition,
-                "entries": count.rows,
-                "is_exact": count.is_exact,
-                "node_id": count.node_id,
-                "role": count.role,
-                "staleness_ms": count.staleness_ms,
-            }
-            for count in counted.counts
-        ],
-        "missing": counted.missing,
-    }

@@ -34,7 +34,6 @@ from streams.queries.asking import (
     Freshness,
     Part,
 )
-from streams.queries.counts import StoreCount
 from streams.queries.reads import RawPage, StoreReads
 from streams.queries.text import BASE64, json_entry, key_of, prefix_of
 from streams.stores.typed import after_prefix
@@ -113,7 +112,7 @@ class Stores:
         deadline = deadline_of(req, self._reads)
         if kind == COUNT:
             counted = await self._reads.count(spec.name, deadline, scope=scope, is_partial=is_partial)
-            answer_json(resp, orjson.dumps(_count(spec.name, scope, counted)))
+            answer_json(resp, orjson.dumps(counted.document(spec.name, scope)))
             return
         ask = _ask(spec, kind, target.rest, given, _freshness(req, given))
         cursor = given.text("cursor")
@@ -246,24 +245,3 @@ def _next_link(req: Request, cursor: str) -> str:
     sent: bytes = req.scope["query_string"]
     kept = [pair for pair in sent.split(b"&") if pair and not pair.startswith(b"cursor=")]
     return "?" + "&".join([*(quote(pair, safe="=%+&") for pair in kept), f"cursor={cursor}"])
-
-
-def _count(store: str, scope: str, counted: StoreCount) -> dict[str, object]:
-    return {
-        "store": store,
-        "scope": scope,
-        "approximate_num_entries": counted.rows,
-        "is_exact": counted.is_exact,
-        "partitions": [
-            {
-                "partition": count.partition,
-                "entries": count.rows,
-                "is_exact": count.is_exact,
-                "node_id": count.node_id,
-                "role": count.role,
-                "staleness_ms": count.staleness_ms,
-            }
-            for count in counted.counts
-        ],
-        "missing": counted.missing,
-    }

@@ -105,6 +105,27 @@ class StoreCount(NamedTuple):
         """Whether nothing was estimated, and nothing is missing."""
         return not self.missing and all(count.is_exact for count in self.counts)
 
+    def document(self, store: str, scope: str) -> dict[str, object]:
+        """Return the answer of `/stores/{store}/approximate-num-entries`, ready for JSON."""
+        return {
+            "store": store,
+            "scope": scope,
+            "approximate_num_entries": self.rows,
+            "is_exact": self.is_exact,
+            "partitions": [
+                {
+                    "partition": count.partition,
+                    "entries": count.rows,
+                    "is_exact": count.is_exact,
+                    "node_id": count.node_id,
+                    "role": count.role,
+                    "staleness_ms": count.staleness_ms,
+                }
+                for count in self.counts
+            ],
+            "missing": self.missing,
+        }
+
 
 class Counts:
     """Counts stores. Event loop only; the looking is done on a thread."""

@@ -27,6 +27,8 @@ import psutil
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from tests.support.children import guard
+
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.0"  # 4.4.0 is incomplete in Maven Central.
 # Without this bridge a broker logs nothing at all.
 LOGGING_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
@@ -37,19 +39,8 @@ _TRAINING_TIMEOUT_S = 120.0
 # Classes are kept alone: of code this JVM finds some under a wrong name, and complains.
 _NO_CODE = ("-XX:+UnlockDiagnosticVMOptions", "-XX:-AOTAdapterCaching", "-XX:-AOTStubCaching")
 
-# The child asks the kernel to be killed with its parent and then becomes Java; a `preexec_fn` would do the same, but
-# may deadlock in a process that has threads. Without `prctl` (not Linux) the brokers still end with `Cluster.close`.
-_DIE_WITH_PARENT = """
-import ctypes, os, sys
-with_prctl = getattr(ctypes.CDLL(None), "prctl", None)
-if with_prctl is not None:
-    with_prctl(1, 9)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-_LOGGING = """
+#: For log4j2: what is amiss, to the console.
+LOGGING = """
 status = error
 appender.console.type = Console
 appender.console.name = console
@@ -210,7 +201,7 @@ class Cluster:
             home = self._home(broker)
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)
-            (home / "log4j2.properties").write_text(_LOGGING)
+            (home / "log4j2.properties").write_text(LOGGING)
             config = home / "server.properties"
             config.write_text("".join(f"{name}={value}\n" for name, value in self._properties(broker).items()))
             arguments = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(config)]
@@ -225,10 +216,9 @@ class Cluster:
         home = self._home(broker)
         java, *options = self._command(broker)
         command = [java, *self._training, *options, "kafka.Kafka", str(home / "server.properties")]
-        guard = [sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         with (home / "broker.log").open("ab") as log:
             self._processes[broker] = subprocess.Popen(
-                [*guard, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [*guard(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
 
     def _command(self, broker: int) -> list[str]:

