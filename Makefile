@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := app streams examples tests benchmarks gunicorn.conf.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run cluster test test-cluster test-search check format bench bench-streams kafka chaos golden constraints clean
+.PHONY: help run cluster test test-cluster test-search check format reference bench bench-streams kafka chaos golden constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -28,15 +28,19 @@ test-cluster: $(VENV)/.test ## three nodes as processes, and what befalls them: 
 test-search: $(VENV)/.test ## a real Elasticsearch and a real OpenSearch, started by the tests, fed through crashes; some minutes
 	$(PYTEST) -m "search and not slow"
 
-check: $(VENV)/.dev ## format, lint, types, layout
+check: $(VENV)/.dev ## format, lint, types, the pages made from docstrings, layout
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/mypy
+	$(BIN)/python -m tests.support.reference --check
 	$(PYTEST) -q tests/test_tidy.py
 
 format: $(VENV)/.dev ## put the sources into the one format
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+reference: $(VENV)/.dev ## write docs/streams/reference anew, from the docstrings of streams
+	$(BIN)/python -m tests.support.reference
 
 bench: $(VENV)/.bench ## measure, print a table, write docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -23,12 +23,14 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks. Any thread."""
 
     def monotonic(self) -> float:
+        """Return seconds on a clock that never goes back."""
         return time.monotonic()
 
     def time_ms(self) -> int:
+        """Return Unix time in milliseconds."""
         return time.time_ns() // 1_000_000
 
 
@@ -48,6 +50,7 @@ class Deadline:
         return max(0.0, self.at - clock.monotonic())
 
     def has_passed(self, clock: Clock) -> bool:
+        """Say whether nothing is left."""
         return clock.monotonic() >= self.at
 
 

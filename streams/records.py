@@ -7,6 +7,7 @@ costs three times as much to build.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+#: Names and values of headers, in their order; a name may be there more than once.
 Headers = tuple[tuple[str, bytes], ...]
 
 

@@ -9,9 +9,10 @@ from streams.runtime.processing import FailedTask
 
 @dataclass(frozen=True, slots=True)
 class ApplicationHealth:
-    """`is_ready`: every task that is owned here can process, and global tables are complete. `failed`: tasks that a
-    record has stopped; the others go on. `nodes`: by name, one for each sub-topology and global topic. `error`: why the
-    application gave up as a whole, empty as long as it has not."""
+    """How an application stands, at one moment. `is_live`: it was started, and nothing that it cannot do without has
+    ended. `is_ready`: every task that is owned here can process, and global tables are complete. `failed`: tasks that
+    a record has stopped; the others go on. `nodes`: by name, one for each sub-topology and global topic. `error`: why
+    the application gave up as a whole, empty as long as it has not."""
 
     is_live: bool
     is_ready: bool

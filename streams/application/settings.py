@@ -22,14 +22,19 @@ class StreamsSettings:
 
     `application_id` None: the topology's. `bootstrap_servers` None: the embedded log in `data_dir`, and one process.
     `data_dir`: of this process alone; stores, and the embedded log. `address`: `http://host:port`, as peers reach this
-    process; None: they cannot. `num_standby_replicas`: how many other processes keep a warm copy of each task.
-    `role`: `member`, or `observer`, which follows all stores and processes nothing. `on_deserialization_error`,
-    `on_processing_error`: stop, skip or quarantine. `create_topics`: topics of users that are made when they are
-    missing, with their number of partitions; all others must exist. What the topology reads as a table is made
-    compacted, and so are `compacted_topics`, which others read so. `batch_records`, `batch_ms`: bounds of what one
-    transaction processes of a partition. `buffered_records`: of one task's input that may be read ahead.
-    `shared_settings`: what must be the same in every process, besides the topology. `kafka`: settings of kafka-python
-    by name.
+    process; None: they cannot. `node_id` None: made once, and kept in `data_dir`; unique in the application. `rack`:
+    where this process is; standbys lie in another one where that is possible. `role`: `member`, or `observer`, which
+    follows all stores and processes nothing. `num_standby_replicas`: how many other processes keep a warm copy of each
+    task. `processing_guarantee`: `exactly_once_v2` or `at_least_once`, which is no weaker here.
+    `on_deserialization_error`, `on_processing_error`: `stop`, `skip` or `quarantine`. `quarantine_topic` None:
+    `<application_id>-quarantine`. `create_topics`: topics of users that are made when they are missing, with their
+    number of partitions; all others must exist. What the topology reads as a table is made compacted, and so are
+    `compacted_topics`, which others read so. `replication_factor` of topics that are made; None: 3, or the number of
+    brokers. `batch_records`, `batch_ms`: bounds of what one transaction processes of a partition. `buffered_records`:
+    of one task's input that may be read ahead. `session_timeout_ms`: after which a dead process' tasks are another's.
+    `append_timeout_ms`: after which the outcome of a transaction counts as unknown. `start_timeout_ms`: for `start` to
+    reach the log. `shared_settings`: what must be the same in every process, besides the topology. `kafka`: settings
+    of kafka-python by name.
     """
 
     application_id: str | None = None

@@ -1,12 +1,6 @@
 """Streams, tables and groups: the objects that a topology is written with.
 
-Each method adds to the topology and returns a new object; nothing runs, and the objects hold no data. A function that
-is passed in is called for each record later, by the thread of a task: it must not keep state of its own (stores are
-for that), and must not change the values that it is given, except an aggregate that it returns.
-
-`key=` and `value=` name serdes, or the type that has a usual one (`streams.serdes.of`). They are needed where an
-operation makes keys or values of another type and these go to a topic or a store; without them the builder's defaults
-are used. `store=` names a store, which makes it readable by queries. `name=` names what would else get a number.
+What holds for all their methods (functions, serdes, names, errors) stands in `streams.dsl`. The objects only describe.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +55,7 @@ class KStream(RecordStream[K, V]):
         key: SerdeLike[K2] | None = None,
         value: SerdeLike[V2] | None = None,
     ) -> "KStream[K2, V2]":
-        """Any number of records for each."""
+        """Any number of records for each, in the order of the iterable. As with `map` the keys may change."""
         known = {"key": serde_of(key), "value": serde_of(value), "is_rekeyed": True}
         return KStream(streams_of.add(self._ref, "KSTREAM-FLATMAP", stateless.expand(mapper), **known))
 
@@ -73,12 +67,12 @@ class KStream(RecordStream[K, V]):
         return KStream(streams_of.add(self._ref, "KSTREAM-FLATMAPVALUES", operator, value=serde_of(value)))
 
     def select_key(self, selector: Callable[[K, V], K2], *, key: SerdeLike[K2] | None = None) -> "KStream[K2, V]":
-        """A new key for each record."""
+        """A new key for each record. Groupings and joins after it need a repartition topic."""
         operator = stateless.change_key(selector)
         return KStream(streams_of.add(self._ref, "KSTREAM-KEY-SELECT", operator, key=serde_of(key), is_rekeyed=True))
 
     def values(self) -> "KStream[None, V]":
-        """The values without their keys."""
+        """The values without their keys, which are None from here on."""
         operator = stateless.change_key(lambda _key, _value: None)
         return KStream(streams_of.add(self._ref, "KSTREAM-KEY-SELECT", operator, is_rekeyed=True))
 
@@ -98,7 +92,8 @@ class KStream(RecordStream[K, V]):
         name: str | None = None,
     ) -> "KStream[K2, V2]":
         """What a processor forwards; *processor* (its class, say) makes one for each task. *stores*: those it may use
-        (`StreamsBuilder.add_store`, or the store of a table). Keys may change."""
+        (`StreamsBuilder.add_store`, or the store of a table); one that does not exist is a TopologyError of `build`.
+        Keys may change."""
         ref = self._ref
         return KStream(streams_of.process(ref, processor, stores, key=serde_of(key), value=serde_of(value), name=name))
 
@@ -131,9 +126,11 @@ class KStream(RecordStream[K, V]):
     ) -> "KStream[K, R]":
         """Records with what they meet on the other side, which must be there.
 
-        With a table: the row of the record's key as it is now. With a global table: the row of the key that *on*
-        makes of the record. With a stream: each record of the same key within *windows*, whichever comes first. A
-        *joiner* that needs the key is passed as `with_key(joiner)`.
+        With a table: the row of the record's key as it is now. With a global table: the row of the key that *on* makes
+        of the record. With a stream: each record of the same key within *windows*, whichever comes first. A *joiner*
+        that needs the key is passed as `with_key(joiner)`. Both sides need the same number of partitions, except a
+        global table. Raises TopologyError for *windows* with a table, and a stream or a global table without what it
+        needs.
         """
         return KStream(joins.join(self._ref, other._ref, joiner, "inner", windows, on, name, serde_of(value)))
 
@@ -174,7 +171,8 @@ class KGroupedStream(Generic[K, V]):
         return KTable(self._grouping.aggregate(int, streams_of.count_one, store=store, value=LONG))
 
     def reduce(self, reducer: Callable[[V, V], V], *, store: str | None = None) -> "KTable[K, V]":
-        """The records of each key made one: *reducer* gets the result so far and the next value."""
+        """The records of each key made one: *reducer* gets the result so far and the next value. The first value of a
+        key is its first result."""
         return KTable(self._grouping.reduce(reducer, store=store))
 
     def aggregate(
@@ -185,7 +183,8 @@ class KGroupedStream(Generic[K, V]):
         store: str | None = None,
         value: SerdeLike[R] | None = None,
     ) -> "KTable[K, R]":
-        """An aggregate of each key: *aggregator* gets key, value and the aggregate so far. None deletes the row."""
+        """An aggregate of each key: *aggregator* gets key, value and the aggregate so far, at first what *initializer*
+        returns, and returns the new one. None deletes the row."""
         return KTable(self._grouping.aggregate(initializer, aggregator, store=store, value=serde_of(value)))
 
     def windowed_by(self, windows: Windows) -> "WindowedKStream[K, V]":
@@ -203,7 +202,7 @@ class WindowedKStream(Generic[K, V]):
         self._windows = windows
 
     def count(self, *, store: str | None = None, retention_ms: int | None = None) -> "KTable[Windowed[K], int]":
-        """How many records each key has had in each window."""
+        """How many records each key has had in each window (8 bytes in topics and stores)."""
         return self.aggregate(
             int, streams_of.count_one, merger=streams_of.add_counts, store=store, value=LONG, retention_ms=retention_ms
         )
@@ -211,7 +210,7 @@ class WindowedKStream(Generic[K, V]):
     def reduce(
         self, reducer: Callable[[V, V], V], *, store: str | None = None, retention_ms: int | None = None
     ) -> "KTable[Windowed[K], V]":
-        """The records of each key and window made one."""
+        """The records of each key and window made one: *reducer* gets the result so far and the next value."""
         return KTable(
             self._grouping.windowed(
                 self._windows,
@@ -234,7 +233,9 @@ class WindowedKStream(Generic[K, V]):
         value: SerdeLike[R] | None = None,
         retention_ms: int | None = None,
     ) -> "KTable[Windowed[K], R]":
-        """An aggregate of each key and window. Sessions need *merger*: it makes one aggregate of two (key, a, b)."""
+        """An aggregate of each key and window: *aggregator* gets key, value and the aggregate so far. Sessions need
+        *merger*, which makes one aggregate of two (key, a, b). Raises TopologyError for sessions without it, and for a
+        retention that is shorter than a window takes records."""
         return KTable(
             self._grouping.windowed(
                 self._windows,
@@ -277,7 +278,7 @@ class KTable(Generic[K, V]):
     def map_values(
         self, mapper: Callable[[V], V2], *, store: str | None = None, value: SerdeLike[V2] | None = None
     ) -> "KTable[K, V2]":
-        """A new value for each row."""
+        """A new value for each row, of its value; never called for a deletion."""
         return self.map_values_with_key(lambda _, row: mapper(row), store=store, value=value)
 
     def map_values_with_key(
@@ -310,7 +311,9 @@ class KTable(Generic[K, V]):
         name: str | None = None,
     ) -> "KTable[K, V]":
         """Fewer updates: only the last one of each window, once it has closed; or of each key the last one in
-        *time_limit_ms* of stream time. With *max_records* no more are held back, and the oldest go early."""
+        *time_limit_ms* of stream time. With *max_records* no more are held back, and the oldest go early. Raises
+        TopologyError unless exactly one of *until_window_closes*, for a windowed table, and *time_limit_ms* is
+        given."""
         return KTable(tables_of.suppress(self._ref, until_window_closes, time_limit_ms, max_records, name))
 
     def join(
@@ -360,7 +363,7 @@ class KGroupedTable(Generic[K, V]):
         self._grouping = grouping
 
     def count(self, *, store: str | None = None) -> KTable[K, int]:
-        """How many rows each group has."""
+        """How many rows each group has (8 bytes in topics and stores)."""
         return self.aggregate(int, streams_of.count_one, streams_of.count_off, store=store, value=LONG)
 
     def reduce(

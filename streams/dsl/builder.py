@@ -30,7 +30,7 @@ class StreamsBuilder:
 
     def __init__(self, name: str, *, key: SerdeLike[Any] = str, value: SerdeLike[Any] = str) -> None:
         """*name*: of the topology, and its application id unless `build` gets another. *key*, *value*: the serdes where
-        nothing else is known, see `streams.dsl.api`."""
+        nothing else is known."""
         self._graph = Graph(name, key=serdes.of(key), value=serdes.of(value))
 
     def stream(
@@ -42,7 +42,9 @@ class StreamsBuilder:
         auto_offset_reset: str = "earliest",
     ) -> KStream[K, V]:
         """The records of *topics*. *timestamp*: a function of a record (bytes) that gives its Unix time in ms; None:
-        its own. *auto_offset_reset*: where to begin without a committed position."""
+        its own. *auto_offset_reset*: `earliest`, `latest` or `none` (its tasks stop), where to begin without a
+        committed position. Raises TopologyError for no topic, one that is read already with other serdes, and any
+        other word."""
         graph, key_serde, value_serde = self._graph, serdes.of(key), serdes.of(value)
         node = graph.source(
             topics, key=key_serde, value=value_serde, timestamp=timestamp, auto_offset_reset=auto_offset_reset

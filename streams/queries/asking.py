@@ -66,8 +66,9 @@ class TooStale(Unavailable):
 
 
 class Freshness(NamedTuple):
-    """What an answer has to rest on. OWNER: the owner's lease, or else a barrier; STRICT: a barrier, which proves that
-    nothing newer was committed when it was asked. With *max_staleness_s* any copy will do that is no further behind."""
+    """What an answer has to rest on. `consistency` `owner`: the owner's lease, or else a barrier; `strict`: a barrier,
+    which proves that nothing newer was committed when it was asked. With `max_staleness_s` (seconds) any copy will do
+    that is no further behind."""
 
     consistency: str = OWNER
     max_staleness_s: float | None = None

@@ -58,7 +58,7 @@ class CountedNode(Protocol):
 
 
 class PartitionCount(NamedTuple):
-    """The rows of one partition, as *node_id* has them. `is_exact`: they were counted. `staleness_ms`: by how much that
+    """The rows of one partition, as `node_id` has them. `is_exact`: they were counted. `staleness_ms`: by how much that
     node may be behind; 0 for an owner under its lease."""
 
     partition: int
@@ -98,6 +98,7 @@ class StoreCount(NamedTuple):
 
     @property
     def rows(self) -> int:
+        """The rows of all partitions in `counts`."""
         return sum(count.rows for count in self.counts)
 
     @property

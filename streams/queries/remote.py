@@ -39,10 +39,15 @@ _ERRORS: Mapping[str, type[Unavailable]] = {
 
 
 class RemoteQueries:
-    """Asks any instance of an application; that one finds out who knows. Safe for several tasks and event loops."""
+    """Asks any instance of an application; that one finds out who knows. Safe for several tasks and event loops.
+
+    Methods, pages and errors are those of `streams.queries.stores.StoreQueries`; Unavailable, too, when the instance
+    does not answer.
+    """
 
     def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
-        """*url*: `http(s)://host:port` of an instance, perhaps with a path. Raises ConfigError for anything else."""
+        """*url*: `http(s)://host:port` of an instance, perhaps with a path. *tls*: None for the system's authorities.
+        Raises ConfigError for anything else; nothing is connected yet."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError("the url of an application is http(s)://host:port")
@@ -52,13 +57,13 @@ class RemoteQueries:
         self._root = parts.path.rstrip("/")
 
     async def get(self, store: str, key: Any, *, options: Options = USUAL) -> Entry | None:
-        """Return the entry of *key*, None if there is none."""
+        """Return the entry of *key*, None if there is none. Key-value and membership stores."""
         text, encoding = _text(key)
         document = await self._ask(f"/stores/{_quote(store)}/get/{_quote(text)}", {**encoding}, options)
         return None if document is None else _entry(document)
 
     async def all(self, store: str, *, limit: int = 100, cursor: str | None = None, options: Options = USUAL) -> Page:
-        """Return the first *limit* entries, or those after *cursor*."""
+        """Return the first *limit* entries, or those after *cursor*. All stores but membership stores."""
         return await self._page(store, "all", {"limit": limit, "cursor": cursor}, options)
 
     async def range(
@@ -71,7 +76,8 @@ class RemoteQueries:
         cursor: str | None = None,
         options: Options = USUAL,
     ) -> Page:
-        """Return entries from *from_key* to *to_key*, both included, None for no bound."""
+        """Return entries from *from_key* to *to_key*, both included, None for no bound, in the order of the keys'
+        bytes. Key-value stores."""
         bounds: dict[str, Any] = {}
         if isinstance(from_key, bytes) or isinstance(to_key, bytes):
             bounds["encoding"] = "base64"
@@ -82,7 +88,7 @@ class RemoteQueries:
     async def prefix(
         self, store: str, prefix: str | bytes, *, limit: int = 100, cursor: str | None = None, options: Options = USUAL
     ) -> Page:
-        """Return the entries whose key's bytes begin with *prefix*."""
+        """Return the entries whose key's bytes begin with *prefix* (text: its UTF-8). Key-value stores."""
         text, encoding = _text(prefix)
         given = {**encoding, "limit": limit, "cursor": cursor}
         return await self._page(store, f"prefix/{_quote(text)}", given, options)
@@ -98,7 +104,7 @@ class RemoteQueries:
         cursor: str | None = None,
         options: Options = USUAL,
     ) -> Page:
-        """Return the windows of *key* that start from *from_ms* to *to_ms*, both included."""
+        """Return the windows of *key* that start from *from_ms* to *to_ms*, both included. Window stores."""
         text, encoding = _text(key)
         given = {**encoding, "from": from_ms, "to": to_ms, "limit": limit, "cursor": cursor}
         return await self._page(store, f"window/{_quote(text)}", given, options)
@@ -114,7 +120,7 @@ class RemoteQueries:
         cursor: str | None = None,
         options: Options = USUAL,
     ) -> Page:
-        """Return the sessions of *key* that touch the time from *from_ms* to *to_ms*, both included."""
+        """Return the sessions of *key* that touch the time from *from_ms* to *to_ms*, both included. Session stores."""
         text, encoding = _text(key)
         given = {**encoding, "from": from_ms, "to": to_ms, "limit": limit, "cursor": cursor}
         return await self._page(store, f"session/{_quote(text)}", given, options)

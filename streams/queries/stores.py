@@ -54,7 +54,8 @@ class Page(NamedTuple):
 
 class Options(NamedTuple):
     """How a question is put. `scope`: `cluster`, or `local` for this node alone. `is_partial`: name partitions that
-    nobody can tell of now instead of failing. `timeout_s`: for one page."""
+    nobody can tell of now instead of failing. `freshness`: what the answer has to rest on. `timeout_s`: for one page;
+    Unavailable when it has passed."""
 
     scope: str = CLUSTER
     freshness: Freshness = PLAIN
@@ -68,7 +69,12 @@ USUAL = Options()
 class StoreQueries:
     """Event loop only. Every method raises QueryError (UnknownStore, WrongQuery, BadParameter, BadCursor) for a
     question that makes no sense, Unavailable for one that cannot be answered now, and SerializationError for a key of
-    another type than the store's."""
+    another type than the store's.
+
+    Lists come in pages of *limit* entries, 1 to 1000, or fewer when they are large; the `next` of a page is the
+    *cursor* of the one after it, for the same question, on any instance. A list is no snapshot: pages are read one
+    after the other.
+    """
 
     def __init__(self, reads: StoreReads) -> None:
         self._reads = reads
@@ -167,15 +173,18 @@ class StoreQueries:
         return {name: spec.kind.value for name, spec in self._reads.stores.items()}
 
     async def metadata(self) -> dict[str, Any]:
-        """Return all instances and what they have."""
+        """Return all instances and what they have: `instances` with address, role and partitions by store,
+        `global_stores` and `subtopologies`; as `/metadata` over HTTP. A hint of the moment."""
         return await instances(self._reads)
 
     async def metadata_of(self, store: str) -> dict[str, Any]:
-        """Return where the partitions of *store* are."""
+        """Return kind and serdes of *store*, and of each of its `partitions` who owns and who follows it, and how far
+        each is."""
         return await instances_of_store(self._reads, store)
 
     async def metadata_of_key(self, store: str, key: Any) -> dict[str, Any]:
-        """Return where *key* is, whether or not it has an entry."""
+        """Return where *key* is, whether or not it has an entry: `partition`, `owner`, and all `instances` with a
+        copy."""
         return await instances_of_key(self._reads, store, self._key(store, key))
 
     def _key(self, store: str, key: Any) -> bytes:

@@ -141,4 +141,5 @@ def _scalar(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+#: JSON without a shape; the usual serde of dict and list.
 JSON = JsonSerde()

@@ -68,14 +68,19 @@ def _load_bool(data: bytes) -> bool:
     return (b"\x00", b"\x01").index(data) == 1
 
 
+#: Text in UTF-8; the usual serde of str.
 STRING = StringSerde()
+#: Bytes as they are.
 BYTES: FunctionSerde[bytes] = FunctionSerde("bytes", dump=_bytes, load=_bytes)
-#: 4 bytes.
+#: Whole numbers in 4 bytes, big-endian, signed. Raises SerializationError for a number that does not fit.
 INTEGER: FunctionSerde[int] = FunctionSerde("int32", dump=_INT.pack, load=_load_int)
-#: 8 bytes: what `count` stores.
+#: Whole numbers in 8 bytes, big-endian, signed: what `count` stores, and the usual serde of int.
 LONG: FunctionSerde[int] = FunctionSerde("int64", dump=_LONG.pack, load=_load_long)
+#: 8 bytes (IEEE 754), big-endian; the usual serde of float.
 DOUBLE: FunctionSerde[float] = FunctionSerde("float64", dump=_DOUBLE.pack, load=_load_double)
+#: 1 byte, 0 or 1.
 BOOLEAN: FunctionSerde[bool] = FunctionSerde("bool", dump=_dump_bool, load=_load_bool)
+#: The text of a UUID, 36 characters, as Kafka's UUIDSerializer.
 UUID_TEXT: FunctionSerde[UUID] = FunctionSerde(
     "uuid", dump=lambda value: str(value).encode("ascii"), load=lambda data: UUID(data.decode("ascii"))
 )

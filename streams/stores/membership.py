@@ -26,7 +26,7 @@ _SPREAD = 1.3  # bits that blocks need more than one filter would, since some ge
 
 
 class MembershipStore(Generic[K]):
-    """A set of keys that only grows. See `membership` of `streams.dsl` for its parameters."""
+    """A set of keys that only grows. See `StreamsBuilder.add_store` for its parameters."""
 
     __slots__ = ("_blocks", "_dump_key", "_hashes", "_record", "_rows", "spec")
 

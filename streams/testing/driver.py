@@ -24,7 +24,7 @@ Place = tuple[str, int]
 
 
 class DrivenRecord(NamedTuple):
-    """A record that the topology wrote, with key and value as the serdes read them."""
+    """A record that the topology wrote, with key and value as the serdes read them. `timestamp_ms`: Unix time."""
 
     key: Any
     value: Any
@@ -36,9 +36,11 @@ class DrivenRecord(NamedTuple):
 class TopologyTestDriver:
     """Pipes records into a topology. One thread. A context manager: leaving it closes the processors.
 
-    with TopologyTestDriver(topology) as driver:
-        driver.pipe_input("text", None, "to be or not to be")
-        assert driver.read_values("counts")[-1] == ("be", 2)
+        with TopologyTestDriver(topology) as driver:
+            driver.pipe_input("text", None, "to be or not to be")
+            assert driver.read_values("counts")[-1] == ("be", 2)
+
+    Time stands still unless `advance_wall_clock` moves it.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class TopologyTestDriver:
         wall_clock_ms: int = 0,
     ) -> None:
         """*partitions*: of every topic that is read or written (or topic to number): with several, keys lie apart, as
-        they do in a cluster. *on_...*: see `streams.processing.ErrorPolicy`. Raises TopologyError when topics do not
+        they do in a cluster. *on_deserialization_error*, *on_processing_error*: `stop` (the call raises), `skip` or
+        `quarantine`. *wall_clock_ms*: what the clock says at first, Unix ms. Raises TopologyError when topics do not
         fit together."""
         self.topology = topology
         self._clock = FakeClock(time_ms=wall_clock_ms)

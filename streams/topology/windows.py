@@ -111,22 +111,28 @@ Windows = TimeWindows | SlidingWindows | SessionWindows
 
 
 def tumbling(size_ms: int, *, grace_ms: int = 0) -> TimeWindows:
-    """Windows of *size_ms*, one after the other: each record is in exactly one."""
+    """Windows of *size_ms*, one after the other: each record is in exactly one. The start belongs to a window, the end
+    does not. *grace_ms*: for how long after its end, in stream time, a window still takes late records; what comes
+    after that is dropped, and counted. Raises TopologyError for a size of 0 or a grace below 0."""
     return TimeWindows(size_ms, size_ms, grace_ms)
 
 
 def hopping(size_ms: int, *, advance_ms: int, grace_ms: int = 0) -> TimeWindows:
-    """Windows of *size_ms*, one starting every *advance_ms*: a record is in several."""
+    """Windows of *size_ms*, one starting every *advance_ms*: a record is in several. Otherwise as `tumbling`. Raises
+    TopologyError for an advance greater than the size, too."""
     return TimeWindows(size_ms, advance_ms, grace_ms)
 
 
 def sliding(difference_ms: int, *, grace_ms: int = 0) -> SlidingWindows:
-    """Windows that move with the records; both ends belong to them."""
+    """Windows that move with the records, one for each distinct set of records that lie no further apart than
+    *difference_ms*; both ends belong to them. *grace_ms*: as in `tumbling`. Raises TopologyError for numbers below
+    0."""
     return SlidingWindows(difference_ms, grace_ms)
 
 
 def session(gap_ms: int, *, grace_ms: int = 0) -> SessionWindows:
-    """Sessions that end after *gap_ms* without a record."""
+    """Sessions that end after *gap_ms* without a record of their key. A late record can make one of two, for which
+    `aggregate` needs its merger. *grace_ms*: as in `tumbling`. Raises TopologyError for a gap of 0."""
     return SessionWindows(gap_ms, grace_ms)
 
 
@@ -137,7 +143,10 @@ def join_windows(
     after_ms: int | None = None,
     grace_ms: int = 0,
 ) -> JoinWindows:
-    """The window of a join of two streams: *difference_ms* in both directions, unless one of them is given."""
+    """The window of a join of two streams: *difference_ms* in both directions, unless one of them is given. A record
+    meets those of the other stream that are at most *before_ms* earlier and *after_ms* later, both included; either
+    may be negative. *grace_ms*: as in `tumbling`. Raises TopologyError when a bound is missing, or the window would
+    end before it starts."""
     before = difference_ms if before_ms is None else before_ms
     after = difference_ms if after_ms is None else after_ms
     if before is None or after is None:
