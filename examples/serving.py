@@ -1,19 +1,21 @@
 """How an example becomes a server, by the environment: where it listens, where its state is, which topics it makes.
 
 `serve` completes the environment and becomes the server; the server calls the example's `create_app`, which finds all
-it needs there, and so can be run by any other ASGI server, too.
+it needs there, and so can be run by any other ASGI server, too. What is wrong with the environment ends the process
+before anything else begins (`refusing`).
 """
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import falcon.asgi
 
 from streams.application import StreamsApplication, StreamsSettings
-from streams.errors import ConfigError
+from streams.errors import ConfigError, StreamsError
 from streams.http.interactive import InteractiveQueries
 from streams.http.serving import run_server, serve_app
 from streams.http.signing import derive_keys
@@ -26,6 +28,25 @@ _MAX_PORT = 65535
 _EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  # compared, not bound
 
 
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """End the process with exit code 2, saying why, when a start cannot succeed until somebody changes something."""
+    try:
+        yield
+    except StreamsError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(2)
+
+
+def number_of(environment: Mapping[str, str], name: str, usual: int, *, least: int = 0, greatest: int) -> int:
+    """Return the variable *name*, *usual* when it is missing or empty. Raises ConfigError for anything but a number
+    from *least* to *greatest*."""
+    text = environment.get(name) or str(usual)
+    if not text.isdecimal() or len(text) > len(str(greatest)) or not least <= int(text) <= greatest:
+        raise ConfigError(f"{name} is from {least} to {greatest}, not {text!r}")
+    return int(text)
+
+
 def serve(factory: str, *, name: str, port: int, topics: Mapping[str, int]) -> NoReturn:
     """Become the server of the application that *factory* (`module:function()`) makes. Raises ConfigError.
 
@@ -33,9 +54,7 @@ def serve(factory: str, *, name: str, port: int, topics: Mapping[str, int]) -> N
     *topics* are made with their numbers of partitions, unless `STREAMS_...` says otherwise.
     """
     given = os.environ
-    host, where = given.get("BIND") or "127.0.0.1", given.get("PORT") or str(port)
-    if not where.isdecimal() or len(where) > len(str(_MAX_PORT)) or not 0 < int(where) <= _MAX_PORT:
-        raise ConfigError(f"PORT is from 1 to {_MAX_PORT}, not {where!r}")
+    host, where = given.get("BIND") or "127.0.0.1", number_of(given, "PORT", port, least=1, greatest=_MAX_PORT)
     is_alone = not given.get("STREAMS_BOOTSTRAP_SERVERS")
     if host in _EVERYWHERE and not is_alone and not given.get("STREAMS_ADDRESS"):
         raise ConfigError("who listens everywhere must say with STREAMS_ADDRESS where the others reach him")

@@ -5,11 +5,10 @@ import sys
 
 from examples.purchases.service import partitions, version_from_env, wait_ms_from_env
 from examples.purchases.topology import PURCHASES
-from examples.serving import serve
-from streams.errors import StreamsError
+from examples.serving import refusing, serve
 
 if __name__ == "__main__":
-    try:
+    with refusing("purchases"):
         if sys.argv[1:]:
             os.environ["PURCHASES_VERSION"] = sys.argv[1]
         version = version_from_env(os.environ)
@@ -17,6 +16,3 @@ if __name__ == "__main__":
         name = "purchases" if version is PURCHASES else "requests"
         factory = "examples.purchases.service:create_app()"
         serve(factory, name=name, port=8002 if version is PURCHASES else 8003, topics=partitions(version))
-    except StreamsError as error:
-        sys.stderr.write(f"purchases: {error}\n")
-        sys.exit(2)

@@ -17,6 +17,7 @@ from streams.errors import ConfigError, LogUnavailable
 from streams.records import TopicPartition
 
 MAX_VALUES = 10_000
+MAX_WAIT_MS = 9_999_999_999
 _TIMEOUT_S = 10.0
 _POLL_S = 0.2
 
@@ -36,10 +37,7 @@ def version_from_env(environment: Mapping[str, str]) -> Version:
 
 def wait_ms_from_env(environment: Mapping[str, str]) -> int:
     """Return `PURCHASES_WAIT_MS`. Raises ConfigError."""
-    text = environment.get("PURCHASES_WAIT_MS") or str(WAIT_MS)
-    if not text.isdecimal() or len(text) > 10:
-        raise ConfigError(f"PURCHASES_WAIT_MS is a number of milliseconds, not {text!r}")
-    return int(text)
+    return serving.number_of(environment, "PURCHASES_WAIT_MS", WAIT_MS, greatest=MAX_WAIT_MS)
 
 
 def create_app() -> falcon.asgi.App[Any, Any]:

@@ -19,7 +19,6 @@ from examples.weblog.topology import FILE_POSITIONS, LINES, PLACE, TOPICS, weblo
 from examples.weblog.watcher import DirectoryWatcher
 from streams.application import StreamsApplication
 from streams.application.producing import Input
-from streams.errors import ConfigError
 from streams.http.interactive import InteractiveQueries
 
 logger = logging.getLogger(__name__)
@@ -38,14 +37,12 @@ class WatchSettings:
     def from_env(cls, environment: Mapping[str, str]) -> "WatchSettings":
         """Read the variables `WEBLOG_...`. Raises ConfigError."""
         directory = Path(environment.get("WEBLOG_DIRECTORY") or "data/weblog-files").absolute()
-        text = environment.get("WEBLOG_POLL_INTERVAL_MS") or "1000"
-        if not text.isdecimal() or not 1 <= int(text) <= 3_600_000:
-            raise ConfigError(f"WEBLOG_POLL_INTERVAL_MS is from 1 to 3600000, not {text!r}")
+        poll_interval_ms = serving.number_of(environment, "WEBLOG_POLL_INTERVAL_MS", 1000, least=1, greatest=3_600_000)
         return cls(
             directory,
             environment.get("WEBLOG_PATTERN") or "*.log",
             environment.get("WEBLOG_SOURCE") or f"{socket.gethostname()}:{directory}",
-            int(text) / 1000,
+            poll_interval_ms / 1000,
         )
 
 

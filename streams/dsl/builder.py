@@ -42,7 +42,7 @@ class StreamsBuilder:
         auto_offset_reset: str = "earliest",
     ) -> KStream[K, V]:
         """The records of *topics*. *timestamp*: a function of a record (bytes) that gives its Unix time in ms; None:
-        its own. *auto_offset_reset*: `earliest`, `latest` or `none` (its tasks stop), where to begin without a
+        its own. *auto_offset_reset*: `earliest`, `latest` or `none` (as `earliest`), where to begin without a
         committed position. Raises TopologyError for no topic, one that is read already with other serdes, and any
         other word."""
         graph, key_serde, value_serde = self._graph, serdes.of(key), serdes.of(value)

@@ -1,19 +1,41 @@
 """What the tests of the examples share: an application on the embedded log with routes, asked without a server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import falcon.asgi
 from falcon import testing
 
-from streams.application import StreamsApplication
+from streams.application import StreamsApplication, StreamsSettings
 from streams.http.interactive import InteractiveQueries
+from streams.topology.subtopology import ProcessorTopology
 
 PATIENCE_S = 20.0
 
-Mount = Callable[[falcon.asgi.App[Any, Any], InteractiveQueries], object]
+Mount = Callable[[falcon.asgi.App[Any, Any], StreamsApplication, InteractiveQueries], object]
+Story = Callable[[testing.ASGIConductor, StreamsApplication], Awaitable[None]]
+
+
+def tell(topology: ProcessorTopology, directory: Path, topics: Mapping[str, int], mount: Mount, story: Story) -> None:
+    """Start an instance of *topology* with its state in *directory*, have *story* told, and stop it. *topics* are made
+    with their numbers of partitions; what cannot be read or processed is set aside, as the examples do."""
+    settings = StreamsSettings(
+        data_dir=directory,
+        create_topics=topics,
+        on_deserialization_error="quarantine",
+        on_processing_error="quarantine",
+    )
+
+    async def told(application: StreamsApplication) -> None:
+        async with asked(application, mount) as conductor:
+            await story(conductor, application)
+
+    with StreamsApplication(topology, settings) as application:
+        application.wait_ready(PATIENCE_S)
+        asyncio.run(told(application))
 
 
 @asynccontextmanager
@@ -22,7 +44,7 @@ async def asked(application: StreamsApplication, mount: Mount) -> AsyncIterator[
     queries = InteractiveQueries(application, is_alone=True)
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App()
     queries.mount(app)
-    mount(app, queries)
+    mount(app, application, queries)
     async with testing.ASGIConductor(app) as conductor:
         yield conductor
 

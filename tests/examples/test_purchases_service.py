@@ -1,46 +1,28 @@
 """One instance of purchases on the embedded log: lines in, lines out, and what waits survives a restart."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from falcon import testing
 
-from examples.purchases.routes import TopicRoutes
-from examples.purchases.service import Topics
+from examples.purchases.service import mount, partitions
 from examples.purchases.topology import PURCHASES, VERSIONS, Version, enriched
-from streams.application import StreamsApplication, StreamsSettings
+from streams.application import StreamsApplication
 from streams.clock import Deadline
-from tests.examples.rig import answers, asked, until
+from tests.examples.rig import Story, answers, tell, until
 
 DATA = Path(__file__).parents[2] / "examples" / "purchases" / "data"
-
-Story = Callable[[testing.ASGIConductor, StreamsApplication], Awaitable[None]]
 
 
 def run(directory: Path, story: Story, *, version: Version = PURCHASES, wait_ms: int = 50) -> None:
     """Start an instance in *directory*, have *story* told, and stop it."""
-    settings = StreamsSettings(
-        data_dir=directory,
-        create_topics=dict.fromkeys((version.events, version.table, version.output), 8),
-        on_deserialization_error="quarantine",
-        on_processing_error="quarantine",
+    tell(
+        enriched(version, wait_ms),
+        directory,
+        partitions(version),
+        lambda app, application, _: mount(app, application, version),
+        story,
     )
-
-    async def told(application: StreamsApplication) -> None:
-        def mount(app: Any, _queries: Any) -> None:
-            topics = Topics(application)
-            quarantine = f"{version.application_id}-quarantine"
-            TopicRoutes(version, quarantine=quarantine, send=topics.send, read=topics.read).mount(app)
-
-        async with asked(application, mount) as conductor:
-            await story(conductor, application)
-
-    with StreamsApplication(enriched(version, wait_ms), settings) as application:
-        application.wait_ready(20)
-        asyncio.run(told(application))
 
 
 def lines(topic: str) -> bytes:

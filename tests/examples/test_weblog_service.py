@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 from falcon import testing
 
 from examples.weblog import topology as t
-from examples.weblog.service import WatchSettings, WeblogService
-from streams.application import StreamsApplication, StreamsSettings
+from examples.weblog.service import PARTITIONS, WatchSettings, WeblogService
+from streams.application import StreamsApplication
 from streams.errors import ConfigError
-from tests.examples.rig import answers, asked, until
+from tests.examples.rig import Story, answers, tell, until
 from tests.streams.application.rig import wait_until_processed
 
 DATA = Path(__file__).parents[2] / "examples" / "weblog" / "data"
@@ -28,31 +27,19 @@ SECOND = (
     '["d24-1.cpe.Brisbane.aone.net.au",2],["er6.rutgers.edu",2],["reddit.com",2],["world.std.com",6]]'
 )
 
-Story = Callable[[testing.ASGIConductor, StreamsApplication], Awaitable[None]]
-
 
 def run(directory: Path, story: Story) -> None:
     """Start an instance in *directory*, have *story* told, and stop it."""
-    settings = StreamsSettings(
-        data_dir=directory / "data",
-        create_topics=dict.fromkeys(t.TOPICS, 3),
-        on_deserialization_error="quarantine",
-        on_processing_error="quarantine",
-    )
     files = directory / "files"
     files.mkdir(exist_ok=True)
     watch = WatchSettings(files, "*.log", "here", 0.02)
-
-    async def told(application: StreamsApplication) -> None:
-        def mount(app: Any, queries: Any) -> None:
-            WeblogService(application, queries, watch).mount(app)
-
-        async with asked(application, mount) as conductor:
-            await story(conductor, application)
-
-    with StreamsApplication(t.weblog(), settings) as application:
-        application.wait_ready(20)
-        asyncio.run(told(application))
+    tell(
+        t.weblog(),
+        directory / "data",
+        PARTITIONS,
+        lambda app, application, queries: WeblogService(application, queries, watch).mount(app),
+        story,
+    )
 
 
 def test_a_log_is_counted_once_over_restarts_and_moves(tmp_path: Path) -> None:
