@@ -48,7 +48,7 @@ class StreamsApplication:
         self, topology: ProcessorTopology, settings: StreamsSettings | None = None, *, clock: Clock | None = None
     ) -> None:
         """Opens nothing. `topology` is afterwards what runs: with the application id of *settings*, and with a
-        changelog for each store."""
+        changelog for each store that is logged."""
         self.settings = settings or StreamsSettings()
         self.topology = runnable(topology, self.settings.application_id)
         self.application_id = self.topology.application_id

@@ -1,7 +1,7 @@
 """Which topics an application needs, and what is done about those that are missing. Checks and creates, reads nothing.
 
 Before a topology runs, each of its stores gets a changelog of its own: also a table whose source topic could serve as
-one, and a store that was asked not to be logged (docs/decisions/0022).
+one (docs/decisions/0022). Only a store that was asked not to be logged has none.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,7 +30,7 @@ def runnable(topology: ProcessorTopology, application_id: str | None) -> Process
 
     def prepared(each: SubTopology) -> SubTopology:
         stores = {
-            store: spec if spec.is_global else replace(spec, source_topic=None, timestamp=None, is_logged=True)
+            store: spec if spec.is_global else replace(spec, source_topic=None, timestamp=None)
             for store, spec in each.stores.items()
         }
         return replace(each, application_id=name, stores=stores)

@@ -116,7 +116,8 @@ class StreamsBuilder:
 
         *kind*: `key-value`; `window` or `session`, which forget what lies *retention_ms* behind stream time;
         `membership`, which remembers up to *capacity* keys and is wrong about *error_rate* of those that it never
-        saw. *is_logged*: it has a changelog topic; without one it begins empty whenever its task moves.
+        saw. *is_logged*: it has a changelog topic. Without one it has no copies: it survives a stop in order, and
+        begins empty after a kill and whenever its task moves.
         """
         try:
             store_kind = StoreKind(kind)

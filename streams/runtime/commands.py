@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Protocol
 from streams.errors import Unavailable
 from streams.records import ProducerRecord, TopicPartition
 
+#: The header that carries a command's event id.
+EVENT_ID = "ce_id"
+
 
 class View(Protocol):
     """The state on which a command is decided: all that is applied, and what this group has decided before it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from streams.log.base import Ownership
 from streams.records import Headers, ProducerRecord, RecordBatch, TopicPartition
+from streams.runtime.commands import EVENT_ID
 from streams.runtime.table import Pending
 from streams.runtime.task import StreamTask
 from streams.topology.graph import Topology
@@ -16,7 +17,6 @@ from streams.topology.graph import Topology
 OverlayKey = tuple[str, int, bytes]
 Overlay = dict[OverlayKey, bytes | None]
 
-EVENT_ID = "ce_id"  # the header that carries a command's event id
 _HEADERS_BYTES = 512  # about what the headers and the framing of one record take
 
 

@@ -195,8 +195,8 @@ class StreamsNode:
 
     def replica(self, store: str, partition: int) -> TaskReader:
         """Return a reader of whatever is applied of *partition* here, owned or followed: good behind `barrier` or
-        `wait_applied`, or for who allows what `staleness_ms` says. Raises NotOwner when it is not followed here;
-        KeyError: no such store.
+        `wait_applied`, or for who allows what `staleness_ms` says. Raises NotOwner when it is not followed here,
+        or the store is one that no topic tells of and the task not active; KeyError: no such store.
 
         The records of one transaction that lie in several partitions become visible one partition after the other
         here: a search that finds a claim without its profile, or none, may be in the middle of a change. Whoever has to
@@ -275,9 +275,10 @@ class StreamsNode:
                     clock=self._clock,
                     report=self.report_damage,
                 )
-                replicas[store][task.partition] = reader
                 if task.state is TaskState.ACTIVE:
                     readers[store][task.partition] = reader
+                if task.state is TaskState.ACTIVE or store not in self._topology.local_stores:
+                    replicas[store][task.partition] = reader
         self._readers = readers
         self._replicas = replicas
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from streams.clock import Clock
 from streams.errors import PoisonRecord, StoreDamaged, StoreMismatch
 from streams.records import Record, RecordBatch, TopicPartition
+from streams.runtime.local_rows import LocalRows
 from streams.runtime.states import TaskState, transition
 from streams.runtime.tenure import Tenure
 from streams.stores.base import Getter, StoreBatch, StoreFactory, StoreIdentity, TaskStore
@@ -49,6 +50,8 @@ class StreamTask:
         #: When all that the log held was last known to be applied, on the monotonic clock; minus infinity: never yet.
         self.caught_up_at = -math.inf
         self.getters: Mapping[str, Getter] = {}
+        #: Of the stores that no topic tells of. The stream thread's.
+        self.local = LocalRows(topology.local_stores)
         self._topology = topology
         self._stores = stores
         self._identity = identity
@@ -110,17 +113,27 @@ class StreamTask:
         positions = dict(self._positions)
         count = 0
         expired: dict[str, bytes] = {}
+        first: list[Record] = []  # of the first topic
         for topic, _, records, next_offset in batches:
             if next_offset <= positions[topic]:
                 continue  # read before a rebuild or a new assignment: already in the rows
             self._process(topic, records, batch, positions[topic])
+            if self.local.stores and topic == self._topology.topics[0]:
+                first += [record for record in records if record.offset >= positions[topic]]
             expired.update(self._expired(topic, records, positions[topic]))
             positions[topic] = next_offset
             count += len(records)
+        if first:
+            self.local.put(first, batch, self._store)
         for store, stop in expired.items():  # last: rows of the same group may have expired with it
             batch.delete_before(store, stop)
         caught_up_ms = self._clock.time_ms() if self.state is TaskState.ACTIVE else None
-        self._store.commit(batch, positions, caught_up_ms=caught_up_ms, is_restoring=not self.is_serving)
+        try:
+            self._store.commit(batch, positions, caught_up_ms=caught_up_ms, is_restoring=not self.is_serving)
+        except BaseException:
+            self.local.failed()
+            raise
+        self.local.committed()
         self._positions = positions
         return count
 
@@ -162,6 +175,7 @@ class StreamTask:
             self.move_to(TaskState.CREATED)
         self._store.close()
         self._stores.wipe(self.partition)
+        self.local.forget_all()
         self._store = self._open()
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class Topology:
     def __init__(self, name: str) -> None:
         self.name = name
         self._tables: dict[str, Table] = {}
+        self._local: list[str] = []
 
     def table(
         self,
@@ -71,6 +72,13 @@ class Topology:
         self._tables[topic] = table
         return table
 
+    def keep(self, store: str) -> None:
+        """Add a store that no topic tells of: its rows come from whoever decides on this node, with the records of the
+        first topic, and it begins empty wherever they are not known. Raises ConfigError for a name used twice."""
+        if store in self.stores:
+            raise ConfigError(f"topology {self.name}: store {store} is used twice")
+        self._local.append(store)
+
     @property
     def topics(self) -> tuple[str, ...]:
         """The source topics, in the order in which they were added."""
@@ -78,8 +86,13 @@ class Topology:
 
     @property
     def stores(self) -> tuple[str, ...]:
-        """The names of the stores, in the same order."""
-        return tuple(table.store for table in self._tables.values())
+        """The names of the stores, in the same order; those that no topic tells of come last."""
+        return (*(table.store for table in self._tables.values()), *self._local)
+
+    @property
+    def local_stores(self) -> tuple[str, ...]:
+        """The stores that no topic tells of."""
+        return tuple(self._local)
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -78,7 +78,7 @@ class SubTopology:
         return f"{self.application_id}-{name}"
 
     def changelog_of(self, store: str) -> str | None:
-        """Return the topic that *store* is the fold of; None: it is not logged, and begins empty after a move."""
+        """Return the topic that *store* is the fold of; None: it is not logged."""
         spec = self.stores[store]
         if spec.source_topic is not None:
             return spec.source_topic
@@ -104,6 +104,8 @@ class SubTopology:
             topic = self.changelog_of(name)
             if topic is not None:
                 topology.table(topic=topic, store=name, materialise=spec.materialiser())
+            else:
+                topology.keep(name)
         return topology
 
 

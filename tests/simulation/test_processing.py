@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from streams.application.topics import runnable
-from streams.dsl import StreamsBuilder, tumbling
+from streams.dsl import Processor, StreamsBuilder, tumbling
+from streams.dsl.api import KStream
+from streams.operators.processors import ProcessorRecord
 from streams.partitioner import partition_for
 from streams.processing import SubTopologyTask
 from streams.records import ProducerRecord
+from streams.runtime.local_rows import LocalRows
 from streams.runtime.processing import ProcessingBounds
 from streams.runtime.processing.run import Batch, PartitionRun
 from streams.stores.memory import MemoryStoreFactory
@@ -28,15 +31,28 @@ from tests.support.streaming_topologies import COUNTS, INPUT, SEEN, WINDOW_MS, W
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
 STEPS = 300
-TOPICS = {INPUT: 3, SEEN: 2, COUNTS: 3, WINDOWS: 2}
+LOCAL = "local"
+TOPICS = {INPUT: 3, SEEN: 2, COUNTS: 3, WINDOWS: 2, LOCAL: 3}
 FAULTS = [Fault.UNAVAILABLE, Fault.UNKNOWN_WRITTEN, Fault.UNKNOWN_LATE, Fault.UNKNOWN_LOST, Fault.FENCED]
 FAULTS += [Fault.PENDING] * 4 + [Fault.REFUSED] * 2
 SESSION_S = 3.0
 
 
+class CountHere(Processor[str, str, str, int]):
+    """Counts in a store without a changelog."""
+
+    def process(self, record: ProcessorRecord[str, str]) -> None:
+        store = self.context.store(LOCAL)
+        count = (store.get(record.key) or 0) + 1
+        store.put(record.key, count)
+        self.context.forward(record.key, count)
+
+
 def topology() -> ProcessorTopology:
     builder = StreamsBuilder("sim")
-    stream = builder.stream(INPUT, key=str, value=str)
+    stream: KStream[str, str] = builder.stream(INPUT, key=str, value=str)
+    builder.add_store(LOCAL, key=str, value=int, is_logged=False)
+    stream.process(CountHere, stores=[LOCAL], value=int).to(LOCAL)
     stream.to(SEEN)
     grouped = stream.group_by_key()
     grouped.count(store="counts").to_stream().to(COUNTS)
@@ -69,6 +85,8 @@ class Counts:
 
     processed: int = 0
     repeated: int = 0
+    begun_empty: int = 0  # counts in a store without a changelog
+    kept: int = 0
     events: dict[str, int] = field(default_factory=dict)
 
 
@@ -118,6 +136,24 @@ class Cluster:
             self.random.choice(actions)()
         self.heal()
         check_outputs(self.given, {topic: self.log.dump(topic) for topic in (SEEN, COUNTS, WINDOWS)}, "")
+        self.check_local()
+
+    def check_local(self) -> None:
+        """A store without a changelog counts on from the last output, or from nothing; and so it lies there now."""
+        last: dict[bytes, int] = {}
+        for record in self.log.dump(LOCAL):
+            assert record.key is not None
+            assert record.value is not None
+            count = int.from_bytes(record.value, "big")
+            assert count in (1, last.get(record.key, 0) + 1), (record.key, last.get(record.key), count)
+            self.counts.begun_empty += count == 1 and record.key in last
+            last[record.key] = count
+        assert len(self.log.dump(LOCAL)) == len(self.given)
+        for node in self.nodes:
+            for partition in node.rig.thread.owned:
+                for key, row in node.rig.thread.tasks[partition].store.scan(LOCAL):
+                    assert int.from_bytes(row[8:], "big") == last[key]
+                    self.counts.kept += 1
 
     def feed(self) -> None:
         for _ in range(self.random.randrange(1, 12)):
@@ -264,6 +300,8 @@ def test_whatever_happens_each_record_counts_once() -> None:
     print(counts)
     assert counts.processed > SEEDS * 50
     assert counts.repeated > SEEDS
+    assert counts.begun_empty > SEEDS
+    assert counts.kept > SEEDS
     assert counts.events.keys() >= {"kill", "join", "pause", "stall", "resume"}
 
 
@@ -286,18 +324,26 @@ def _commits_apart(run: PartitionRun, batch: Batch, output: Any, engine: SubTopo
     return [record for record in group if record not in apart]
 
 
+def _keeps_old_rows(*_: Any) -> None:
+    """The bug: a node that owns a partition again goes on with what it had."""
+
+
 ORIGINAL_GROUP = PartitionRun._group
 FENCELESS: list[MemoryLog] = []
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("name", "bug"),
-    [("_take_back", _keeps_its_engine), ("_group", _commits_apart)],
+    ("holder", "name", "bug"),
+    [
+        (PartitionRun, "_take_back", _keeps_its_engine),
+        (PartitionRun, "_group", _commits_apart),
+        (LocalRows, "_clear", _keeps_old_rows),
+    ],
 )
-def test_a_seeded_bug_is_found(monkeypatch: pytest.MonkeyPatch, name: str, bug: Any) -> None:
+def test_a_seeded_bug_is_found(monkeypatch: pytest.MonkeyPatch, holder: type, name: str, bug: Any) -> None:
     """What this simulation is for."""
-    monkeypatch.setattr(PartitionRun, name, bug)
+    monkeypatch.setattr(holder, name, bug)
     original = MemoryLog.__init__
 
     def remembered(log: MemoryLog, **options: Any) -> None:

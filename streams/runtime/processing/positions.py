@@ -14,7 +14,7 @@ from zlib import crc32
 
 from streams.errors import PoisonRecord
 from streams.records import ProducerRecord, Record
-from streams.runtime.group import EVENT_ID
+from streams.runtime.commands import EVENT_ID
 from streams.topology.graph import Topology
 from streams.topology.stores import StoreKind
 from streams.topology.subtopology import SubTopology
@@ -88,7 +88,7 @@ def positions_store(subtopology: SubTopology) -> str:
 
 def state_of(subtopology: SubTopology) -> Topology:
     """Return what a task of *subtopology* keeps when it runs: its positions, which come first because every group has
-    one, and its stores. All of them must have a changelog of their own."""
+    one, and its stores. Each of them must have a changelog of its own, or none."""
     topology = Topology(f"{subtopology.application_id}-{subtopology.index}")
     segments_ms = {name: spec.segment_ms for name, spec in subtopology.stores.items()}
     topology.table(
@@ -99,6 +99,8 @@ def state_of(subtopology: SubTopology) -> Topology:
     )
     for table in subtopology.state.tables:
         topology.table(topic=table.topic, store=table.store, materialise=table.materialise)
+    for store in subtopology.state.local_stores:
+        topology.keep(store)
     return topology
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from threading import Lock
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from streams.clock import Backoff, Clock
 from streams.errors import ProcessingFailed, RecordRefused, StreamsError
@@ -28,6 +28,7 @@ from streams.processing import SubTopologyTask, TaskOutput
 from streams.records import ProducerRecord, Record
 from streams.runtime.commands import Decided, Decision, Outcome, Refused, View
 from streams.runtime.group import GroupView
+from streams.runtime.local_rows import LocalRow
 from streams.runtime.processing.buffer import InputBuffer, size_of
 from streams.runtime.processing.counters import BatchCounts, ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
@@ -239,8 +240,14 @@ class PartitionRun:
         position = InputPosition(batch.event_id, offsets, engine.stream_time_ms, expired, segments_ms)
         record = position.record(self._subtopology, self.partition)
         self._row = record.value
+        self._task.local.expect(_header_of(batch), self._local_rows(output))
         # The engine's records have the fields of a ProducerRecord, in its order: nothing is copied.
         return [record, *output.changes, *output.records]  # type: ignore[list-item]
+
+    def _local_rows(self, output: TaskOutput) -> Sequence[LocalRow]:
+        """Return the rows of stores without a changelog: no record tells of them."""
+        names = self._task.local.stores
+        return [row for row in output.rows if row.store in names] if names else ()
 
     def _is_given_back(self, batch: Batch) -> None:
         """The log has not taken *batch*. When that happens again, it may be too much for one transaction."""
@@ -325,6 +332,7 @@ class PartitionRun:
             assert each.records is not None
             records += each.records
             each.records = None
+            self._task.local.forget(_header_of(each))
         self._failed_after = max(0, len(records) - 1)
         self.buffer.give_back(records, batch.position_before)
         self._row = batch.row_before
@@ -334,6 +342,7 @@ class PartitionRun:
     def _new_engine(self, view: WatchedView, row: bytes | None) -> SubTopologyTask:
         stream_time_ms = -1 if row is None else InputPosition.decode(row).stream_time_ms
         self._told_expired, self._counted = {}, BatchCounts()
+        self._task.local.forget_all()  # Nothing is on its way (rule 3).
         return self._make_engine(view, self.partition, stream_time_ms)
 
     def _check_store(self) -> None:
@@ -366,6 +375,11 @@ class PartitionRun:
             len(output.records),
             {reason: number - before.dropped.get(reason, 0) for reason, number in dropped.items()},
         )
+
+
+def _header_of(batch: Batch) -> bytes:
+    """Return what the record of the position of *batch* has as `ce_id`."""
+    return str(UUID(bytes=batch.event_id)).encode()
 
 
 def _is_temporary(error: Exception) -> bool:

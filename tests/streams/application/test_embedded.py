@@ -1,5 +1,6 @@
 """Applications on the embedded log: what a topology computes is there, once, whatever ends the process."""
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,8 +13,10 @@ from streams.application.logs import UnclosedLog
 from streams.application.producing import Input
 from streams.application.purging import Purger
 from streams.clock import SystemClock
-from streams.dsl import StreamsBuilder
+from streams.dsl import Processor, StreamsBuilder
+from streams.dsl.api import KStream
 from streams.log.local import LocalLog
+from streams.operators.processors import ProcessorRecord
 from tests.streams.application.fed_process import PREFIX, SEED, TOPICS
 from tests.streams.application.rig import embedded, records_of, rows, stores, wait_until_processed
 from tests.support.streaming import ROOT
@@ -137,3 +140,30 @@ def rows_after(directory: Path) -> dict[str, int]:
         application.wait_ready(30)
         wait_until_processed(application)
         return rows(application, COUNTS)
+
+
+class Remember(Processor[str, str, str, str]):
+    """Counts each key in a store without a changelog."""
+
+    def process(self, record: ProcessorRecord[str, str]) -> None:
+        store = self.context.store("seen")
+        store.put(record.key, (store.get(record.key) or 0) + 1)
+        self.context.forward(record.key, str(store.get(record.key)))
+
+
+def test_a_store_without_a_changelog_lives_and_dies_with_the_data_directory(tmp_path: Path) -> None:
+    """It has no topic, is there after a restart, and is empty when the state of its tasks is lost."""
+    builder = StreamsBuilder("remembering")
+    builder.add_store("seen", key=str, value=int, is_logged=False)
+    lines: KStream[str, str] = builder.stream("in", key=str, value=str)
+    lines.process(Remember, stores=["seen"]).to("out")
+    for start, wanted in ((1, 3), (2, 6), (3, 3)):
+        with embedded(builder.build(), tmp_path, {"in": 2, "out": 2}) as application:
+            application.wait_ready(30)
+            application.producer.send("in", [Input("k", str(n)) for n in range(3)])
+            wait_until_processed(application)
+            assert rows(application, "seen") == {"k": wanted}
+            assert not [topic for node in application.nodes.values() for topic in node.topic_ids if "seen" in topic]
+            assert len(records_of(application, "out")) == 3 * start
+        if start == 2:
+            shutil.rmtree(tmp_path / "0")  # the stores of the sub-topology; the log is elsewhere
