@@ -14,7 +14,7 @@ from streams.dsl import StreamsBuilder
 from streams.errors import TopologyError
 from tests.streams.application.rig import rows, wait_until_processed
 from tests.support.streaming import CLOCK, Client, Feeder, Instance
-from tests.support.streaming_topologies import COUNTS, INPUT, OUTPUTS, PARTITIONS, check, counting, inputs
+from tests.support.streaming_topologies import COUNTS, INPUT, OUTPUTS, PARTITIONS, check, counting, inputs, remembering
 
 pytestmark = pytest.mark.kafka
 
@@ -111,6 +111,23 @@ def test_observers_and_global_tables_have_everything(kafka_broker: str, prefix: 
             assert stores is not None
             assert dict(stores["everywhere"].all()) == wanted
             assert stores["everywhere"].get(next(iter(wanted))) == wanted[next(iter(wanted))]
+
+
+@pytest.mark.timeout(180)
+def test_a_store_without_a_changelog_stays_with_its_directory(kafka_broker: str, prefix: str, tmp_path: Path) -> None:
+    """It is there after a restart in order, and empty elsewhere, and where it was when its task comes back."""
+    name = f"{prefix}remembering"
+    topics = {f"{name}-in": 2, f"{name}-out": 2}
+    for directory, wanted in (("a", 3), ("a", 6), ("b", 3), ("a", 3)):
+        settings = StreamsSettings(
+            data_dir=tmp_path / directory, bootstrap_servers=kafka_broker, session_timeout_ms=3000, create_topics=topics
+        )
+        with StreamsApplication(remembering(name), settings) as application:
+            application.wait_ready(40)
+            application.producer.send(f"{name}-in", [Input("k", str(n)) for n in range(3)])
+            wait_until_processed(application)
+            assert rows(application, "seen") == {"k": wanted}, directory
+            assert not [topic for node in application.nodes.values() for topic in node.topic_ids if "seen" in topic]
 
 
 def test_a_missing_topic_is_named_and_nothing_is_left_open(kafka_broker: str, prefix: str, tmp_path: Path) -> None:

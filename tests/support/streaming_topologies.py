@@ -8,7 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from streams.dsl import StreamsBuilder, tumbling
+from streams.dsl import Processor, StreamsBuilder, tumbling
+from streams.dsl.api import KStream
+from streams.operators.processors import ProcessorRecord
 from streams.records import Record
 from streams.topology.subtopology import ProcessorTopology
 
@@ -71,3 +73,21 @@ def _check_counts(records: Sequence[Record], wanted: Mapping[bytes, int]) -> Non
     assert {key: len(numbers) for key, numbers in counted.items()} == wanted
     wrong = [key for key, numbers in counted.items() if numbers != list(range(1, wanted[key] + 1))]
     assert not wrong, (wrong[0], counted[wrong[0]])
+
+
+class Remember(Processor[str, str, str, str]):
+    """Counts each key in a store without a changelog."""
+
+    def process(self, record: ProcessorRecord[str, str]) -> None:
+        store = self.context.store("seen")
+        store.put(record.key, (store.get(record.key) or 0) + 1)
+        self.context.forward(record.key, str(store.get(record.key)))
+
+
+def remembering(name: str) -> ProcessorTopology:
+    """Return one that reads `<name>-in`, counts in a store `seen` without a changelog, and writes `<name>-out`."""
+    builder = StreamsBuilder(name)
+    builder.add_store("seen", key=str, value=int, is_logged=False)
+    lines: KStream[str, str] = builder.stream(f"{name}-in", key=str, value=str)
+    lines.process(Remember, stores=["seen"]).to(f"{name}-out")
+    return builder.build()

@@ -13,14 +13,12 @@ from streams.application.logs import UnclosedLog
 from streams.application.producing import Input
 from streams.application.purging import Purger
 from streams.clock import SystemClock
-from streams.dsl import Processor, StreamsBuilder
-from streams.dsl.api import KStream
+from streams.dsl import StreamsBuilder
 from streams.log.local import LocalLog
-from streams.operators.processors import ProcessorRecord
 from tests.streams.application.fed_process import PREFIX, SEED, TOPICS
 from tests.streams.application.rig import embedded, records_of, rows, stores, wait_until_processed
 from tests.support.streaming import ROOT
-from tests.support.streaming_topologies import OUTPUTS, check, counting, inputs
+from tests.support.streaming_topologies import OUTPUTS, check, counting, inputs, remembering
 
 LINES = [f"to be or not to be {n % 50}" for n in range(1_000)]
 WORDS = Counter(word for line in LINES for word in line.split())
@@ -142,28 +140,15 @@ def rows_after(directory: Path) -> dict[str, int]:
         return rows(application, COUNTS)
 
 
-class Remember(Processor[str, str, str, str]):
-    """Counts each key in a store without a changelog."""
-
-    def process(self, record: ProcessorRecord[str, str]) -> None:
-        store = self.context.store("seen")
-        store.put(record.key, (store.get(record.key) or 0) + 1)
-        self.context.forward(record.key, str(store.get(record.key)))
-
-
 def test_a_store_without_a_changelog_lives_and_dies_with_the_data_directory(tmp_path: Path) -> None:
     """It has no topic, is there after a restart, and is empty when the state of its tasks is lost."""
-    builder = StreamsBuilder("remembering")
-    builder.add_store("seen", key=str, value=int, is_logged=False)
-    lines: KStream[str, str] = builder.stream("in", key=str, value=str)
-    lines.process(Remember, stores=["seen"]).to("out")
     for start, wanted in ((1, 3), (2, 6), (3, 3)):
-        with embedded(builder.build(), tmp_path, {"in": 2, "out": 2}) as application:
+        with embedded(remembering("app"), tmp_path, {"app-in": 2, "app-out": 2}) as application:
             application.wait_ready(30)
-            application.producer.send("in", [Input("k", str(n)) for n in range(3)])
+            application.producer.send("app-in", [Input("k", str(n)) for n in range(3)])
             wait_until_processed(application)
             assert rows(application, "seen") == {"k": wanted}
             assert not [topic for node in application.nodes.values() for topic in node.topic_ids if "seen" in topic]
-            assert len(records_of(application, "out")) == 3 * start
+            assert len(records_of(application, "app-out")) == 3 * start
         if start == 2:
             shutil.rmtree(tmp_path / "0")  # the stores of the sub-topology; the log is elsewhere
