@@ -5,7 +5,7 @@ It gives each request its id and its start, refuses what falcon must not see, an
 """
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
@@ -142,6 +142,9 @@ class Entry:
             (b"content-type", MEDIA_PROBLEM.encode()),
             (b"x-request-id", request_id.encode()),
             (b"content-length", b"%d" % len(body)),
+            # A proxy may have read such a head otherwise, a folded Content-Length for one, and then what follows is not
+            # where we look for it (RFC 9112 section 11.2).
+            (b"connection", b"close"),
         ]
         await send({"type": "http.response.start", "status": status, "headers": answer})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
@@ -159,6 +162,8 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
     """Return why the request cannot be served whatever it asks for, or None."""
     if b"" in headers:  # how gunicorn's C parser hands on a folded line (RFC 9112 section 5.2)
         return Problem(400, "a header field has no name")
+    if b"transfer-encoding" in headers and not _is_chunked_alone(scope["headers"]):
+        return Problem(501, "the body's transfer coding is not supported")
     host = headers.get(b"host")
     if host is None:
         if scope["http_version"] == "1.1":
@@ -170,6 +175,11 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> Problem | None:
     if not scope["query_string"].isascii():
         return Problem(400, "the query string is not percent-encoded")  # falcon fails on it
     return None
+
+
+def _is_chunked_alone(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Say whether the body comes as it is: the parser undoes `chunked`, and leaves any coding before it in place."""
+    return all(value.lower() == b"chunked" for name, value in headers if name == b"transfer-encoding")
 
 
 async def _whole_body(receive: Receive) -> bytes | None:

@@ -26,6 +26,7 @@ _READ_AHEAD_BYTES = 64 * 1024  # of a body that the application has not taken ye
 _FIRST_REQUEST_S = 1.0
 _CLOSE_TIMEOUT_S = 2.0  # for the last bytes of a closed connection to leave
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}  # gunicorn's table has no 412, 421, 428
 _DETAILS = {
     400: "The request is not valid HTTP/1.1.",
     408: "The request did not arrive in time.",
@@ -239,12 +240,16 @@ class EdgeProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no typ
 
     def _send_response_start(self, status: int, headers: Any, request: Any, close: bool = False) -> None:
         """Write the head without gunicorn's `Server` header: it names the product and helps nobody. Names and values
-        are bytes, as ASGI demands."""
+        are bytes, as ASGI demands. After an error with the application's own `Connection: close` nothing more is
+        served: gunicorn alone would pass the word on and not keep it."""
         self._answered_request = self.req_count
-        parts = [_get_cached_status_line(request.version, status), _get_cached_date_header()]
+        parts = [_get_cached_status_line(request.version, status, _PHRASES.get(status)), _get_cached_date_header()]
+        is_last = status >= 400 and (b"connection", b"close") in headers
+        if is_last:
+            self._keepalive = 0
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
-        parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
+        parts.append(b"Connection: close\r\n\r\n" if close and not is_last else b"\r\n")
         self._response_buffer = b"".join(parts)
 
     def _send_error_response(self, status: int, _message: str, _extra_headers: Any = ()) -> None:

@@ -91,6 +91,11 @@ def get(target: bytes, *headers: bytes, version: bytes = b"HTTP/1.1") -> bytes:
     )
 
 
+def stays_open(data: bytes) -> bytes:
+    """*data* without its own wish that the connection be closed, so that the service alone can end it."""
+    return data.replace(b"Connection: close\r\n", b"")
+
+
 LENGTH = b"Content-Length: %d" % len(CREATE)
 
 MALFORMED = {
@@ -103,12 +108,19 @@ MALFORMED = {
     "hexadecimal length": post(b"Content-Length: 0x10"),
     "length with text": post(b"Content-Length: 1a"),
     "folded header": get(b"/livez", b"X-A: b", b" c"),
+    "folded length": post(b"Content-Length: 1", b" 0", body=b"0123456789"),
+    "length in a folded line": post(b"X-A: b", b" Content-Length: 38"),
+    "odd Host": b"GET /livez HTTP/1.1\r\nHost: a/b@c\r\n\r\n",
+    "no path": get(b"livez"),
     "NUL in a header": get(b"/livez", b"X-A: b\0c"),
     "bare CR in a header": get(b"/livez", b"X-A: b\rc"),
     "blank before the colon": get(b"/livez", b"X-A : b"),
     "header without a colon": get(b"/livez", b"nonsense"),
     "header without a name": get(b"/livez", b": b"),
     "unknown coding": post(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+    "unknown coding in two lines": post(
+        b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n"
+    ),
     "chunked twice": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
     "bad chunk size": post(b"Transfer-Encoding: chunked", body=b"zz\r\n{}\r\n0\r\n\r\n"),
     "huge chunk size": post(b"Transfer-Encoding: chunked", body=b"ffffffffffffffffff\r\n{}\r\n0\r\n\r\n"),
@@ -123,9 +135,10 @@ MALFORMED = {
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
 def test_malformed_requests_are_refused(service: Service, data: bytes) -> None:
-    """Each gets one answer of 4xx (or 501, 505), the connection is closed, and nothing behind it is served."""
+    """Each gets one answer of 4xx (or 501, 505), the connection is closed, and nothing behind it is served: none of
+    them asks for the end itself."""
     smuggled = get(b"/api/profile/%b" % UID.encode())
-    found = statuses(exchange(service, data + smuggled))
+    found = statuses(exchange(service, stays_open(data) + smuggled))
     assert len(found) == 1, found
     assert 400 <= found[0] < 500 or found[0] in (501, 505)
 
@@ -157,6 +170,19 @@ def test_large_requests_are_refused(service: Service, data: bytes, expected: set
         received = read_all(connection)
     if received:  # A reset may overtake the answer when the client still sends.
         assert statuses(received)[0] in expected
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b"Content-Length: 65537", body=b" " * 65537),
+        post(b"Transfer-Encoding: chunked", body=(b"8000\r\n" + b" " * 32768 + b"\r\n") * 3 + b"0\r\n\r\n"),
+    ],
+    ids=["length", "chunked"],
+)
+def test_nothing_is_served_behind_a_body_that_is_too_large(service: Service, data: bytes) -> None:
+    """413 says that the connection is closed, and it is, also when the whole body has come."""
+    assert statuses(exchange(service, stays_open(data) + get(b"/livez"))) == [413]
 
 
 UNUSUAL = {

@@ -25,12 +25,12 @@ GET = b"GET /small HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answer /small with two bytes, /large with 256 KiB, /echo with the body, /stats with the edge's counters, /slow
-    after the event that the state directory's file `go` stands for; report the lifespan in files."""
+    """Answer /small with two bytes, /large with 256 KiB, /echo with the body, /stats with the edge's counters, /status
+    with the status that the query names, /slow after the seconds that the query names; report the lifespan in files."""
     if scope["type"] == "lifespan":
         await _lifespan(scope, receive, send)
         return
-    body = b"ok"
+    body, status = b"ok", 200
     if scope["path"] == "/large":
         body = b"x" * 262_144
     elif scope["path"] == "/echo":
@@ -54,12 +54,14 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
                 "rss": int(Path("/proc/self/statm").read_text().split()[1]) * 4096,
             }
         ).encode()
+    elif scope["path"] == "/status":
+        status = int(scope["query_string"])
     elif scope["path"] == "/slow":
         import asyncio
 
         await asyncio.sleep(float(scope["query_string"] or b"0"))
     headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

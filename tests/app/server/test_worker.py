@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import psutil
@@ -271,3 +272,10 @@ def test_an_application_that_cannot_start_ends_the_process_with_2(tmp_path: Path
         assert server.process.wait(10) == 2
         assert server.errors().count("process 1 holds the state directory") == 1
         assert "traceback" not in server.errors()
+
+
+@pytest.mark.parametrize("status", [200, 409, 412, 421, 422, 428, 503])
+def test_every_status_has_its_phrase(server: Server, status: int) -> None:
+    """Who looks at an answer with `curl -i` reads what it means, also where gunicorn knows no phrase."""
+    reply = server.ask(b"GET /status?%d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % status)
+    assert reply.startswith(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
