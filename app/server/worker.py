@@ -11,6 +11,7 @@ connects in the moment in which the door closes loses a second.
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -44,6 +45,7 @@ HAND_OVER = "hand_over"
 
 _SWITCH_INTERVAL_S = 0.0005  # the stream thread shares the interpreter lock; the default, 5 ms, starves the event loop
 _GC_THRESHOLDS = (50_000, 20, 100)
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _MAX_REFUSED = 256  # refused connections that are waited for, so that their client reads the answer; more are cut off
 _REFUSED_TIMEOUT_S = 1.0
 _EVICT_AFTER_S = 1.0  # a connection that has sent nothing for this long may be closed in favour of a new one
@@ -71,6 +73,7 @@ class EdgeWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self.is_parting = False
 
     def init_process(self) -> None:
+        _die_with(self.ppid)
         _raise_open_file_limit(self.limits.max_connections + self.limits.max_listeners)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # What was imported stays for ever, and records and requests hold no cycles: collecting them in Python's usual
@@ -274,6 +277,17 @@ def _close_silent(connections: Iterable[EdgeProtocol], now: float, *, is_late: b
             continue
         if is_late or protocol.has_rested(now, _LINGER_S):
             protocol.close()
+
+
+def _die_with(arbiter: int) -> None:
+    """Have the kernel kill this process when the *arbiter* dies (Linux): `kill -9` of a node's main process is one of
+    the node. What is left of it would hold port and state directory while it drains, and refuse its successor.
+    Elsewhere the heartbeat notices, and the stop is an orderly one."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != arbiter:
+            os._exit(1)
 
 
 def _raise_open_file_limit(max_connections: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Mapping
 
@@ -33,6 +34,24 @@ def test_a_second_start_is_refused_and_names_the_holder(
         assert done.returncode == 2, done
         assert any(pid in done.stdout + done.stderr for pid in holders), done
     assert first.status_of("/readyz") == 200
+
+
+def test_a_killed_main_process_leaves_nothing_behind(new_service: NewService) -> None:
+    """kill -9 of the arbiter alone, while a client sends his request slowly: the next start finds port and directory
+    free at once, and all data."""
+    service = new_service().start()
+    body = b'{"username":"u","email":"u@mail.com"}'
+    created = service.request("POST", "/api/profile", body)
+    with socket.create_connection(service.address) as slow:
+        slow.sendall(
+            b"POST /api/profile HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        assert service.status_of("/livez") == 200  # on a connection that came later, so the slow one is known
+        os.kill(service.pid, signal.SIGKILL)
+        service.wait_for_exit()
+        service.start()
+    assert service.request("GET", created.headers["location"]).body == created.body
+    assert service.stop() == 0, service.tail()  # it was the new one that answered
 
 
 @pytest.mark.parametrize(

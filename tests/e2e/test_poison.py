@@ -1,10 +1,9 @@
-"""Records that the service cannot read, in the log that it serves from: what clients, operators and the command line see."""
+"""Records that the service cannot read, in the log that it serves from: what clients and operators see of them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
 from kafka import KafkaProducer
 
 from streams.clock import Deadline, SystemClock
