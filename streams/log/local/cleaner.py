@@ -34,6 +34,9 @@ _INTERVAL_S = 1.0
 _STEP_RECORDS = 500
 #: The rest after a step, as a multiple of what it took: requests get at least four fifths of the interpreter.
 _REST = 4.0
+#: Dirty records, or as many as are live if that is more, beyond which it rests the less the further it is behind: else
+#: whoever writes faster than a rested cleaner removes would fill the disk.
+_RESTED_BACKLOG = 100_000
 #: So much must be dirty before the ratio counts: every pass costs an fsync.
 _MINIMUM_DIRTY = 1_000
 _LOCAL_LAG_MS = 1_000
@@ -86,6 +89,12 @@ def policy_of(config: Mapping[str, str]) -> Policy:
         float(config.get("min.cleanable.dirty.ratio", 0.5)),
         int(config.get("retention.ms", 604_800_000)),
     )
+
+
+def rest_after(cleaning: Cleaning, end: int) -> float:
+    """Return how long to rest after a step, as a multiple of what it took, in a partition that ends at *end*."""
+    backlog = (end - cleaning.cleaned) / max(_RESTED_BACKLOG, cleaning.live)
+    return _REST / max(1.0, backlog)
 
 
 class Cleaner:
@@ -182,7 +191,8 @@ class Cleaner:
                 has_more, count = step(work)
                 removed += count
                 if has_more and not is_forced:
-                    self._is_stopping.wait(_REST * (self._clock.monotonic() - began))
+                    rest = rest_after(self._cleaning(work.partition), work.partition.end)
+                    self._is_stopping.wait(rest * (self._clock.monotonic() - began))
         return removed
 
     def _is_due(self, work: Work) -> bool:

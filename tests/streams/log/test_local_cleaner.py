@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.errors import LogUnavailable, OffsetOutOfRange
-from streams.log.local.cleaner import Cleaner
+from streams.log.local.cleaner import Cleaner, rest_after
+from streams.log.local.format import Cleaning
 from streams.records import ProducerRecord, TopicPartition
 from streams.testing import FakeClock
 from tests.streams.log.local_node import COMPACTED, LocalNode
@@ -190,7 +191,7 @@ def test_retention_removes_old_records_and_says_so_to_a_store_that_missed_it(tmp
 
 
 def test_the_disk_holds_a_small_multiple_of_the_live_data(tmp_path: Path) -> None:
-    """100,000 updates of 100 keys, while the cleaner runs by itself: at the end less than 1 MB, and all keys right."""
+    """100,000 updates of 100 keys: when the cleaner has caught up, less than 1 MB, and all keys right."""
     node = LocalNode(tmp_path / "log", config={**CONFIG, "min.compaction.lag.ms": "600000"}, partitions=1)
     for number in range(500):
         node.append(*(ProducerRecord("t", 0, b"%d" % (i % 100), b"%d" % number + b"x" * 200) for i in range(200)))
@@ -201,6 +202,16 @@ def test_the_disk_holds_a_small_multiple_of_the_live_data(tmp_path: Path) -> Non
     assert node.log.gauges()["log_records"] == 100
     assert node.log.gauges()["log_size_bytes"] < 1_000_000
     node.close()
+
+
+@pytest.mark.parametrize(
+    ("dirty", "live", "rest"),
+    [(0, 0, 4.0), (100_000, 0, 4.0), (400_000, 0, 1.0), (4_000_000, 1_000, 0.1), (900_000, 1_000_000, 4.0)],
+)
+def test_a_cleaner_that_is_far_behind_rests_less(dirty: int, live: int, rest: float) -> None:
+    """Beyond 100,000 dirty records, or as many as are live, the rest shrinks as the backlog grows: so a steady writer
+    meets a bound on disk."""
+    assert rest_after(Cleaning(cleaned=7, live=live, start=0, end=7), 7 + dirty) == pytest.approx(rest)
 
 
 def test_the_cleaner_goes_on_after_a_refusal_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
