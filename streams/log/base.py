@@ -189,7 +189,8 @@ class LogWriter(Protocol):
         *positions*: for each task whose partition is written, the next offset of its first topic, to be committed with
         the group (the fence of KIP-447 lies in this commit). Fails with LogUnavailable (PartitionsUnavailable when
         it is known whose fault that is), RecordRefused or Fenced (certainly nothing was appended) or OutcomeUnknown
-        (then call `fence`, read up to its barrier, and look).
+        (then call `fence`, read up to its barrier, and look). Any other error, raised or in the future, is a bug that
+        these records meet: certainly nothing was appended.
         """
         ...
 

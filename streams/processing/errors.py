@@ -25,7 +25,9 @@ _MAX_TEXT = 500  # characters of an error's message that are kept
 @dataclass(frozen=True, slots=True)
 class ErrorPolicy:
     """`on_deserialization`: the bytes are not what the serde reads, or there is no valid timestamp. `on_processing`: an
-    operator or a user's function raised. `quarantine_topic` None: `<application_id>-quarantine`."""
+    operator or a user's function raised, or the log does not take what the record has made (Kafka Streams:
+    ProductionExceptionHandler); that is one transaction, so *skip* leaves out all of it then. `quarantine_topic` None:
+    `<application_id>-quarantine`."""
 
     on_deserialization: str = STOP
     on_processing: str = STOP

@@ -124,11 +124,20 @@ class SubTopologyTask:
         if self._state.stream_time.is_due(current.stream_time_ms):
             self._punctuate(self._state.stream_time.run, current.stream_time_ms)
 
-    def punctuate(self) -> None:
-        """Run the wall-clock punctuations that are due. Raises ProcessingFailed when one fails."""
+    def refuse(self, record: Record, error: Exception) -> None:
+        """Do not process *record*, because the log does not take what comes of it: *error*. The policy is that of
+        processing. Raises ProcessingFailed when it is to stop."""
+        self.counters.processed += 1
+        self._refuse(record, error, "production", self._policy.on_processing)
+
+    def punctuate(self) -> bool:
+        """Run the wall-clock punctuations that are due, and return whether there were any. Raises ProcessingFailed when
+        one fails."""
         now_ms = self._state.now_ms()
-        if self._state.wall_clock.is_due(now_ms):
-            self._punctuate(self._state.wall_clock.run, now_ms)
+        if not self._state.wall_clock.is_due(now_ms):
+            return False
+        self._punctuate(self._state.wall_clock.run, now_ms)
+        return True
 
     @property
     def next_punctuation_ms(self) -> int | None:

@@ -42,23 +42,34 @@ class Decider:
         self._why_not_ready = why_not_ready
         self._max_group_commands = max_group_commands
         self._on_damage = on_damage
+        self._told_bug = ""
         self._solo_commands = 0  # so many go one by one: one of them is refused, and the log does not say where
 
-    def take_apart(self, group: Group, error: RecordRefused, owned: Collection[int]) -> None:
-        """The log refuses a record of *group*. Where it has more commands than one, those that may have made the record
-        are decided one by one from now on, and the others together."""
+    def take_apart(self, group: Group, error: BaseException, owned: Collection[int]) -> None:
+        """The log refuses a record of *group*, or *error* is a bug that its records have met on their way. Where it has
+        more commands than one, those that may have made the record are decided one by one from now on, and the others
+        together; so each bug is its command's alone, and none is met for ever."""
         pendings = group.pendings
+        refusal = error if isinstance(error, RecordRefused) else None
+        if refusal is None:
+            self._tell(error)
         if len(pendings) == 1:
             self._ailing.written(place.partition for place in group.partitions)
-            self._table.answer(pendings[0], Refused(type(error)(str(error), error.partitions)))
+            self._table.answer(pendings[0], Refused(_refusal(error)))
             return
-        blamed = error.partitions.intersection(owned)
+        blamed = frozenset[int]() if refusal is None else refusal.partitions.intersection(owned)
         if blamed:
             suspects = [one for one in pendings if not blamed.isdisjoint(one.command.partitions)]
             self._ailing.separate(blamed, len(suspects))
         else:
             self._solo_commands = len(pendings)
         self._table.give_back(pendings)
+
+    def _tell(self, bug: BaseException) -> None:
+        """Log *bug*: once, however often its group is taken apart."""
+        if repr(bug) != self._told_bug:
+            self._told_bug = repr(bug)
+            logger.error("append failed", exc_info=bug)
 
     def next_group(self, below: Sequence[Overlay]) -> Group:
         """Return the commands that are to be appended next, and those that wait for an earlier group with them.
@@ -118,3 +129,12 @@ class Decider:
         except Exception as bug:
             logger.exception("command failed")
             self._table.answer(pending, Refused(bug))
+
+
+def _refusal(error: BaseException) -> RecordRefused:
+    """Return *error* as its command is told."""
+    if isinstance(error, RecordRefused):
+        return type(error)(str(error), error.partitions)
+    refusal = RecordRefused(f"its records could not be written: {type(error).__name__}: {error}")
+    refusal.__cause__ = error
+    return refusal

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from streams.log.base import Ownership
+from streams.clock import Deadline
+from streams.log.base import LogWriter, Ownership
 from streams.records import Headers, ProducerRecord, RecordBatch, TopicPartition
 from streams.runtime.commands import EVENT_ID
 from streams.runtime.table import Pending
@@ -210,6 +211,23 @@ class Held:
         for partition in [partition for partition in self._batches if partition not in blocked]:
             taken += self._batches.pop(partition)
         return taken
+
+
+def append_with(
+    writer: LogWriter,
+    records: Sequence[ProducerRecord],
+    ownership: Ownership,
+    positions: Mapping[int, int],
+    deadline: Deadline,
+) -> Future[Mapping[TopicPartition, int]]:
+    """Append *records*; what *writer* raises at once is in the future as well: it is the fault of one group, and must
+    not end the thread of all tasks."""
+    try:
+        return writer.append(records, ownership=ownership, positions=positions, deadline=deadline)
+    except Exception as bug:  # noqa: BLE001 - it belongs to whoever looks at the future
+        failed: Future[Mapping[TopicPartition, int]] = Future()
+        failed.set_exception(bug)
+        return failed
 
 
 def _cut(batch: RecordBatch, end: int) -> tuple[RecordBatch, RecordBatch]:

@@ -42,7 +42,7 @@ from streams.runtime.commands import Command, Decided
 from streams.runtime.committed import CommittedGroups
 from streams.runtime.deciding import Decider
 from streams.runtime.fencing import Fencing
-from streams.runtime.group import Flights, Group, Held
+from streams.runtime.group import Flights, Group, Held, append_with
 from streams.runtime.metrics import RuntimeMetrics
 from streams.runtime.states import SectionState, TaskState
 from streams.runtime.table import FencedTable
@@ -290,7 +290,7 @@ class WriteSection:
         deadline = Deadline.after(self._append_timeout_s, self._clock)
         self._group = group
         self._note_flights()
-        group.append = self._writer.append(group.records, ownership=ownership, positions=positions, deadline=deadline)
+        group.append = append_with(self._writer, group.records, ownership, positions, deadline)
         if group.append.done():
             self._settle(group, group.append)
         else:
@@ -312,17 +312,15 @@ class WriteSection:
             self._fence()
             return
         self._group = None
-        if isinstance(error, RecordRefused):
+        if isinstance(error, RecordRefused) or not isinstance(error, LogError):
             self._decider.take_apart(group, error, self.owned)
-            return
-        if isinstance(error, PartitionsUnavailable):
-            self._ailing.note(error.partitions & self.owned)
-        pendings = group.pendings
-        bug = None if isinstance(error, LogError) else error
-        extra = {"commands": len(pendings), "reason": str(error)}
-        logger.log(logging.ERROR if bug else logging.WARNING, "append failed", extra=extra, exc_info=bug)
-        self._table.give_back(pendings)  # Nothing was appended: they are decided again inside their deadlines.
-        self._fence(error)
+        else:
+            if isinstance(error, PartitionsUnavailable):
+                self._ailing.note(error.partitions & self.owned)
+            logger.warning("append failed", extra={"commands": len(group.members), "reason": str(error)})
+            self._table.give_back(group.pendings)  # Nothing was appended: decided again inside their deadlines.
+        if not isinstance(error, RecordRefused):
+            self._fence(error)
 
     def _await(self, group: Group, targets: Mapping[TopicPartition, int]) -> None:
         """*group* is in the log. Its callers wait until it is applied here; a partition that restores or was given up

@@ -45,10 +45,14 @@ class Fault(Enum):
     TOO_LARGE = "refused for its size, nothing written"
     REFUSED = "a record of its first partition is refused for what it is, nothing written"
     FENCED = "refused by the fence, nothing written"
+    BUG = "what no log should raise, nothing written"
     UNKNOWN_WRITTEN = "reported as unknown, in the log at once"
     UNKNOWN_LATE = "reported as unknown, in the log when the next fence begins"
     UNKNOWN_LOST = "reported as unknown, never in the log"
     PENDING = "not ended until `MemoryLog.complete`"
+
+
+_ERRORS = {Fault.UNAVAILABLE: LogUnavailable, Fault.TOO_LARGE: RecordTooLarge, Fault.BUG: TypeError}
 
 
 class MemoryLog:
@@ -377,13 +381,11 @@ class MemoryWriter:
             future.set_result(log._write(group))
         elif fault is Fault.PENDING:
             log._pending.append(_Pending(self, group, ownership, future))
-        elif fault is Fault.UNAVAILABLE:
-            future.set_exception(LogUnavailable("chosen by the test"))
+        elif fault in _ERRORS:
+            future.set_exception(_ERRORS[fault]("chosen by the test"))
         elif fault is Fault.FENCED:
             self._fenced_for = None
             future.set_exception(Fenced("another generation"))
-        elif fault is Fault.TOO_LARGE:
-            future.set_exception(RecordTooLarge("chosen by the test"))
         elif fault is Fault.REFUSED:
             future.set_exception(RecordRefused("chosen by the test", (group[0].partition,)))
         else:

@@ -1,6 +1,7 @@
 """The fence and the writer's errors on a real broker, beyond what the contract of every log says."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -9,7 +10,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from streams.errors import Fenced, GenerationPassed, LogUnavailable, RecordTooLarge
 from streams.log.base import Ownership, TopicSpec
 from streams.log.kafka import KafkaLog
-from streams.records import TopicPartition
+from streams.records import ProducerRecord, TopicPartition
 from tests.kafka.node import CLOCK, Node, all_values, within
 from tests.support.broker import free_ports
 
@@ -101,6 +102,22 @@ def test_a_broker_that_refuses_a_size_does_not_wedge_the_writer(
             node.append(b"small", b"x" * 10_000)
         node.append(b"%d" % attempt)
     assert all_values(node.log, node.fence()) == [b"0", b"1"]
+
+
+@pytest.mark.parametrize("number", [1, 6], ids=["one by one", "packed"])
+def test_what_kafka_cannot_write_down_is_a_bug_and_nothing_of_it_is_written(
+    kafka_broker: str, open_log: OpenLog, prefix: str, number: int
+) -> None:
+    """It is told as it is, since the same records would fail again; the writer goes on without a fence."""
+    node = Node(open_log(kafka_broker), [prefix + "t"]).owner()
+    place = TopicPartition(prefix + "t", 0)
+    text: Any = (("name", "no bytes"),)
+    group = [ProducerRecord(*place, b"k", b"broken", text) for _ in range(number)]
+    future = node.writer.append(group, ownership=node.ownership, positions={0: 1}, deadline=within(10))
+    with pytest.raises(TypeError):
+        future.result(12)
+    node.append(b"good")
+    assert all_values(node.log, node.fence()) == [b"good"]
 
 
 def test_a_topic_s_own_limit_is_checked_before_sending(kafka_broker: str, open_log: OpenLog, prefix: str) -> None:

@@ -53,6 +53,12 @@ def root_cause(error: Exception, sent: Sequence[Any]) -> Exception:
     return error
 
 
+def is_bug(error: BaseException) -> bool:
+    """Say whether *error*, raised while records were put into Kafka's form, would be raised for the same records again:
+    it is neither Kafka's nor the machine's."""
+    return not isinstance(error, KafkaError | LogError | OSError | MemoryError)
+
+
 def are_acknowledged(sent: Sequence[Any]) -> bool:
     """Say whether the brokers took all records; nothing is waited for."""
     return all(future.succeeded() for future in sent)

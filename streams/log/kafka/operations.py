@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from streams.clock import Clock, Deadline
-from streams.errors import LogUnavailable, OutcomeUnknown
+from streams.errors import LogError, LogUnavailable, OutcomeUnknown
 from streams.log.kafka.producing import AbandonedError, Ends
 
 #: So many threads may hang in calls that do not return before new work is refused until one of them does.
@@ -104,6 +104,9 @@ class Operations(Generic[P]):
         with self._state:
             if operation.is_abandoned:
                 return False
+            if operation.is_append and operation.may_be_committed and _is_bug(error):
+                bug, error = error, OutcomeUnknown(f"it may be committed: {type(error).__name__}: {error}")
+                error.__cause__ = bug
             if isinstance(error, OutcomeUnknown):
                 self._must_fence = True
             self._current = None
@@ -207,6 +210,10 @@ class _Worker(Generic[P]):
             if not self._owner.finished(operation, result, error):
                 break
         self._producing.discard()
+
+
+def _is_bug(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, LogError)
 
 
 def failed(error: Exception) -> "Future[Ends]":

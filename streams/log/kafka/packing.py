@@ -16,6 +16,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka import TopicPartition as KafkaTopicPartition
+from kafka.errors import IllegalStateError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
@@ -72,7 +73,8 @@ def _send_packed(
         # One for each record, by which a batch that is too large is split: the future goes with the last one.
         batch._record_futures = [_Earlier(future)] * (packed - 1) + [future]
         with accumulator._tp_lock(place):
-            assert not accumulator._closed, "the producer was closed under way"
+            if accumulator._closed:
+                raise IllegalStateError("the producer was closed under way")
             accumulator._batches[place].append(batch)
             accumulator._incomplete.add(batch)
         sent_one(future)

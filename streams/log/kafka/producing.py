@@ -22,6 +22,7 @@ from streams.log.kafka.blame import (
     GENERATION_REFUSED,
     PRODUCER_FENCED,
     are_acknowledged,
+    is_bug,
     not_acknowledged,
     not_appended,
     partitions_of,
@@ -110,14 +111,17 @@ class Producing:
         """Commit what *send* sends (it hands each future on) and the offsets that *send_offsets* adds, in one
         transaction; return the offset after the last record of each partition. *generation* is for messages.
 
-        Raises AbandonedError, OutcomeUnknown, or another LogError: then certainly nothing was appended.
+        Raises AbandonedError, OutcomeUnknown, another LogError, or, as it is, what *send* raised and is none of Kafka's
+        errors: then certainly nothing was appended.
         """
         producer, network = self._opened(operation.deadline)
         failures_before = network.failures
         sent: list[Any] = []
+        is_packed = False
         try:
             producer.begin_transaction()
             send(producer, sent.append)
+            is_packed = True
             send_offsets(producer)
             ends = self._wait_for(sent, operation.deadline)
             operation.enter_commit()
@@ -133,6 +137,8 @@ class Producing:
         except Exception as error:  # noqa: BLE001  # Whatever it is: nothing was committed, and nothing will be.
             cause = root_cause(error, sent)
             self._abort(is_reusable=isinstance(cause, GENERATION_REFUSED) and are_acknowledged(sent))
+            if not is_packed and is_bug(cause):
+                raise cause from None
             raise not_appended(cause, generation, sent, self._names) from cause
         failures_in_commit = network.failures
         try:

@@ -28,9 +28,10 @@ from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Outcome
 from streams.runtime.node import StreamsNode
 from streams.runtime.processing.buffer import InputBuffer
+from streams.runtime.processing.care import Care, ProcessingBounds
 from streams.runtime.processing.counters import ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
-from streams.runtime.processing.run import Batch, Care, PartitionRun, ProcessingBounds
+from streams.runtime.processing.run import Batch, PartitionRun
 from streams.runtime.processing.view import WatchedView
 from streams.runtime.task import StreamTask
 from streams.topology.subtopology import SubTopology

@@ -30,6 +30,7 @@ from streams.runtime.commands import Decided, Decision, Outcome, Refused, View
 from streams.runtime.group import GroupView
 from streams.runtime.local_rows import LocalRow
 from streams.runtime.processing.buffer import InputBuffer, size_of
+from streams.runtime.processing.care import Care, ProcessingBounds
 from streams.runtime.processing.counters import BatchCounts, ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
 from streams.runtime.processing.view import WatchedView
@@ -40,42 +41,6 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AT_CLOCK_EVERY = 32  # records
 _PATIENCE_S = 1.0  # more than a batch takes
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessingBounds:
-    """Of one batch: `batch_records`, and `batch_ms`, after which it ends with the record under way, since other
-    partitions wait meanwhile; `batch_bytes`: of its input. `buffered_records`, `buffered_bytes`: of the input of a task
-    that may be read ahead. `batches_in_flight`: of one task. `timeout_s`: after it the fate of a batch counts as
-    unknown."""
-
-    batch_records: int = 2_000
-    batch_ms: int = 100
-    batch_bytes: int = 1 << 20
-    buffered_records: int = 10_000
-    buffered_bytes: int = 16 << 20
-    batches_in_flight: int = 2
-    timeout_s: float = 30.0
-
-
-@dataclass(slots=True)
-class Care:
-    """What outlives a run of its partition: how carefully to go on. `limit`: of the next batch, None: as usual; it
-    holds for so many records. `failure`: why the task does not go on at all."""
-
-    limit: int | None = None
-    records: int = 0
-    failure: Exception | None = None
-
-    def be_careful(self, limit: int, records: int) -> None:
-        """Take at most *limit* records at a time for the next *records*."""
-        self.limit, self.records = max(1, limit), max(1, records)
-
-    def passed(self, records: int) -> None:
-        """So many records are in the log."""
-        self.records -= records
-        if self.records <= 0:
-            self.limit = None
 
 
 class Result(Enum):
@@ -97,6 +62,8 @@ class Batch:
     position_before: Mapping[str, int] = field(default_factory=dict)
     engine: SubTopologyTask | None = None
     is_sealed: bool = False
+    is_careful: bool = False  # it was to have one record alone
+    has_punctuated: bool = False
     attempts: int = 0  # that the log gave back
     counts: BatchCounts = field(default_factory=BatchCounts)
 
@@ -200,8 +167,10 @@ class PartitionRun:
         records: list[Record] = []
         batch.records = records
         self._decided.append(batch)
-        engine.punctuate()
-        self._process(engine, records)
+        batch.is_careful = self.care.limit == 1
+        batch.has_punctuated = engine.punctuate()
+        if not (batch.has_punctuated and (batch.is_careful or self.care.is_apart)):
+            self._process(engine, records)
         output = engine.take()
         self._check_store()
         self.next_punctuation_ms = engine.next_punctuation_ms
@@ -216,7 +185,7 @@ class PartitionRun:
         """Process what waits, and add it to *records*."""
         limit = self._bounds.batch_records if self.care.limit is None else self.care.limit
         end_at = self._clock.monotonic() + self._bounds.batch_ms / 1000
-        take, process, add = self.buffer.next, engine.process, records.append
+        take, process, add, refused = self.buffer.next, engine.process, records.append, self.care.refused
         left_bytes = self._bounds.batch_bytes
         for number in range(limit):
             if left_bytes <= 0 or (number and not number % _LOOK_AT_CLOCK_EVERY and self._clock.monotonic() >= end_at):
@@ -227,7 +196,11 @@ class PartitionRun:
             add(record)
             left_bytes -= size_of(record)
             try:
-                process(record)
+                if refused is not None and refused == (record.topic, record.offset):
+                    assert self.care.refusal is not None
+                    engine.refuse(record, self.care.refusal)
+                else:
+                    process(record)
             finally:
                 self._check_store()
 
@@ -295,16 +268,25 @@ class PartitionRun:
                 self._engine.released()
 
     def _is_refused(self, batch: Batch, error: Exception) -> None:
-        count = len(batch.records or ())
+        records = batch.records or ()
+        count = len(records)
         if batch.records is not None:
             self._take_back(batch)
         self._drop_engine()
         self.retry_at = self._clock.monotonic() + self._backoff.next_s()
         if isinstance(error, ProcessingFailed):
             self._fail_at(error)
-        elif isinstance(error, RecordRefused) and count > 1:
-            self.care.be_careful(1, count)
+        elif isinstance(error, RecordRefused) and count:
+            self._refuse_one(batch, records, error)
         elif isinstance(error, RecordRefused) or not _is_temporary(error):
+            self._fail(error)
+
+    def _refuse_one(self, batch: Batch, records: Sequence[Record], error: RecordRefused) -> None:
+        """Find the record whose results the log refuses, and have it treated by the policy."""
+        self.care.is_apart = self.care.is_apart or batch.has_punctuated
+        if not batch.is_careful:
+            self.care.be_careful(1, len(records))
+        elif not self.care.refuse(records[0], error):
             self._fail(error)
 
     def _fail_at(self, error: ProcessingFailed) -> None:
@@ -316,6 +298,8 @@ class PartitionRun:
             self.retry_at = 0.0
 
     def _fail(self, error: Exception) -> None:
+        if self.care.failure is not None:
+            return  # Another batch that was on its way has told it.
         self.care.failure = error
         logger.error("task stopped: %s", error, extra={"task": self.partition})
         self._end()

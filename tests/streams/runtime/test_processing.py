@@ -1,10 +1,15 @@
 """The input of a task, and its batches, turn by turn."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from streams.application.topics import runnable
-from streams.dsl import StreamsBuilder, tumbling
-from streams.errors import ProcessingFailed
+from streams.dsl import Processor, ProcessorContext, StreamsBuilder, tumbling
+from streams.errors import ProcessingFailed, RecordRefused
+from streams.log.base import LogWriter, Membership
+from streams.processing import ErrorPolicy
 from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 from streams.runtime.processing import ProcessingBounds
 from streams.runtime.processing.buffer import InputBuffer
@@ -170,6 +175,98 @@ def test_a_record_that_the_log_refuses_is_found_and_stops_its_task() -> None:
     done = len(counted(node))
     assert 2 <= done < 8
     assert counted(node) == list(range(1, done + 1))
+
+
+class Picky(MemoryLog):
+    """Refuses the records of `out` with the value `bad`, each time they come: as *error* says."""
+
+    error: type[Exception] = RecordRefused
+
+    def open_writer(self, topics: Sequence[str], membership: Membership) -> LogWriter:
+        writer = super().open_writer(topics, membership)
+        append = writer.append
+
+        def picky(group: Sequence[ProducerRecord], **options: Any) -> Any:
+            if any(each.topic == "out" and each.value == b"bad" for each in group):
+                raise self.error("a record is refused")
+            return append(group, **options)
+
+        writer.append = picky  # type: ignore[method-assign]
+        return writer
+
+
+def picky_rig(choice: str, error: type[Exception]) -> ProcessingRig:
+    builder = StreamsBuilder("app")
+    builder.stream("in", key=str, value=str).map_values(lambda value: value).to("out")
+    clock = FakeClock()
+    log = Picky(clock=clock)
+    log.error = error
+    topics = {**TOPICS, "app-quarantine": 1}
+    policy = ErrorPolicy(on_processing=choice)
+    node = ProcessingRig(runnable(builder.build(), None), topics, log=log, clock=clock, policy=policy).start()
+    node.log.put(*(ProducerRecord("in", 0, b"k", value) for value in (b"a", b"bad", b"b", b"bad", b"c")))
+    for _ in range(60):
+        node.clock.advance(1.0)
+        node.turn()
+    return node
+
+
+@pytest.mark.parametrize("error", [RecordRefused, TypeError], ids=["refused", "bug"])
+@pytest.mark.parametrize("choice", ["skip", "quarantine"])
+def test_a_record_that_cannot_be_written_is_treated_by_the_policy(choice: str, error: type[Exception]) -> None:
+    """Whether the log refuses what comes of it or it cannot be put into the log's form: all else goes on."""
+    node = picky_rig(choice, error)
+    assert [each.value for each in node.log.dump("out")] == [b"a", b"b", b"c"]
+    set_aside = node.log.dump("app-quarantine")
+    assert [each.value for each in set_aside] == ([b"bad"] * 2 if choice == "quarantine" else [])
+    assert [dict(each.headers)["__streams.errors.offset"] for each in set_aside] == [b"1", b"3"][: len(set_aside)]
+    counters = node.processing.counters
+    assert (counters.skipped, counters.quarantined) == ((2, 0) if choice == "skip" else (0, 2))
+    assert counters.processed == 5
+    assert not node.processing.failed
+
+
+@pytest.mark.parametrize("error", [RecordRefused, TypeError], ids=["refused", "bug"])
+def test_a_record_that_cannot_be_written_stops_its_task(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named, in health and once in the log, and what comes before it is kept."""
+    node = picky_rig("stop", error)
+    assert [each.value for each in node.log.dump("out")] == [b"a"]
+    (failed,) = node.processing.failed
+    assert (failed.topic, failed.offset) == ("in", 1)
+    assert "a record is refused" in failed.reason
+    assert [each.levelname for each in caplog.records if each.message.startswith("task stopped")] == ["ERROR"]
+    assert len([each for each in caplog.records if each.exc_info]) == (error is TypeError)
+
+
+def test_what_comes_of_the_time_alone_is_no_record_s_fault() -> None:
+    """Where the log refuses what a punctuation made, no record is set aside for it: the task stops."""
+
+    class Ticking(Processor[str, str, str, str]):
+        def init(self, context: ProcessorContext[str, str]) -> None:
+            super().init(context)
+            context.schedule(1_000, lambda _: context.forward("k", "bad"), time="wall_clock")
+
+        def process(self, record: Any) -> None: ...
+
+    builder = StreamsBuilder("app")
+    builder.stream("in", key=str, value=str).process(Ticking).to("out", key=str, value=str)
+    clock = FakeClock()
+    node = ProcessingRig(
+        runnable(builder.build(), None),
+        {**TOPICS, "app-quarantine": 1},
+        log=Picky(clock=clock),
+        clock=clock,
+        policy=ErrorPolicy(on_processing="quarantine"),
+    ).start()
+    for _ in range(20):
+        put(node, 1)
+        node.clock.advance(1.5)
+        node.turn()
+    assert not node.log.dump("app-quarantine")
+    (failed,) = node.processing.failed
+    assert (failed.topic, failed.offset) == ("", -1)
 
 
 def test_a_failure_names_its_record_and_keeps_what_came_before() -> None:

@@ -9,6 +9,7 @@ from streams.errors import (
     NotOwner,
     NotWritten,
     Overloaded,
+    RecordRefused,
     RecordTooLarge,
     Restoring,
 )
@@ -271,6 +272,40 @@ def test_a_bug_in_a_command_is_its_callers_alone(rig: Rig) -> None:
     broken, put = rig.submit(Broken(b"a", b"v")), rig.submit(Put(b"b", b"v"))
     rig.turn(2)
     assert isinstance(rig.outcome(broken), Refused)
+    assert is_put(rig.outcome(put))
+
+
+def test_a_bug_of_an_append_is_told_once_and_met_by_nobody_else(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The group is taken apart: whoever meets the bug again is refused, and is not decided for ever."""
+    rig.log.faults += [Fault.BUG, Fault.BUG]
+    broken, put = rig.submit(Put(b"a", b"v")), rig.submit(Put(b"b", b"v"))
+    for _ in range(8):
+        rig.clock.advance(0.5)
+        rig.turn()
+    outcome = rig.outcome(broken)
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, RecordRefused)
+    assert isinstance(outcome.error.__cause__, TypeError)
+    assert is_put(rig.outcome(put))
+    assert broken.decided == 2
+    assert [record.message for record in caplog.records if record.exc_info] == ["append failed"]
+
+
+def test_what_a_writer_raises_at_once_ends_no_thread(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is no bytes has no length to look at: that is the command's fault, and no other's."""
+
+    def append(*_: object, **__: object) -> None:
+        raise TypeError("object of type 'int' has no len()")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.thread._writer, "append", append)
+        broken = rig.submit(Put(b"a", b"v"))
+        rig.turn(2)
+    assert isinstance(rig.outcome(broken), Refused)
+    put = rig.submit(Put(b"b", b"v"))
+    for _ in range(4):
+        rig.clock.advance(0.5)
+        rig.turn()
     assert is_put(rig.outcome(put))
 
 

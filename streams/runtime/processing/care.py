@@ -1,0 +1,55 @@
+"""How much a task takes at a time, and what it has learned of its input that makes it careful. Values; no I/O."""
+
+from dataclasses import dataclass
+
+from streams.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingBounds:
+    """Of one batch: `batch_records`, and `batch_ms`, after which it ends with the record under way, since other
+    partitions wait meanwhile; `batch_bytes`: of its input. `buffered_records`, `buffered_bytes`: of the input of a task
+    that may be read ahead. `batches_in_flight`: of one task. `timeout_s`: after it the fate of a batch counts as
+    unknown."""
+
+    batch_records: int = 2_000
+    batch_ms: int = 100
+    batch_bytes: int = 1 << 20
+    buffered_records: int = 10_000
+    buffered_bytes: int = 16 << 20
+    batches_in_flight: int = 2
+    timeout_s: float = 30.0
+
+
+@dataclass(slots=True)
+class Care:
+    """What outlives a run of its partition: how carefully to go on. `limit`: of the next batch, None: as usual; it
+    holds for so many records. `refused`: the record whose results the log does not take, `refusal`: why. `is_apart`:
+    what comes of the time goes without records, since the log did not take both. `failure`: why the task does not go
+    on at all."""
+
+    limit: int | None = None
+    records: int = 0
+    refused: tuple[str, int] | None = None  # topic and offset
+    refusal: Exception | None = None
+    is_apart: bool = False
+    failure: Exception | None = None
+
+    def be_careful(self, limit: int, records: int) -> None:
+        """Take at most *limit* records at a time for the next *records*."""
+        self.limit, self.records = max(1, limit), max(1, records)
+
+    def passed(self, records: int) -> None:
+        """So many records are in the log."""
+        self.records -= records
+        if self.records <= 0:
+            self.limit = self.refused = self.refusal = None
+
+    def refuse(self, record: Record, error: Exception) -> bool:
+        """Have *record* treated by the policy the next time; return False when it was already: it is not the fault."""
+        place = record.topic, record.offset
+        if place == self.refused:
+            return False
+        self.be_careful(1, max(1, self.records))
+        self.refused, self.refusal = place, error
+        return True
