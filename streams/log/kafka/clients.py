@@ -3,6 +3,7 @@
 Invariant: nobody waits here longer than his deadline, whatever a client does.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -33,6 +34,19 @@ def open_client(kind: Callable[..., T], config: Mapping[str, Any], network: Call
         for made in opened:
             made.close()
         raise
+
+
+def close_producer(producer: Any) -> None:
+    """Close *producer* in the background: it may take a second."""
+    threading.Thread(target=_close, args=(producer,), name="kafka-producer-close", daemon=True).start()
+
+
+def _close(producer: Any) -> None:
+    try:
+        producer.close(timeout=1)
+    except Exception:  # noqa: BLE001  # Batches that are never answered: its thread must end all the same.
+        with contextlib.suppress(Exception):
+            producer._sender.force_close()
 
 
 def bounded(call: Callable[[], T], deadline: Deadline, clock: Clock, *, what: str) -> T:

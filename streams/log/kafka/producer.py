@@ -1,5 +1,9 @@
-"""`LogProducer` on Kafka: an idempotent producer without transactions, for what programs outside send."""
+"""`LogProducer` on Kafka: an idempotent producer without transactions, for what programs outside send.
 
+Invariant: a producer of kafka-python that can send nothing any more is replaced, and no sooner each time than the last.
+"""
+
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +11,15 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from streams.clock import Clock, Deadline
+from streams.clock import Backoff, Clock, Deadline
 from streams.errors import LogError, LogUnavailable, OutcomeUnknown, RecordRefused
-from streams.log.kafka.blame import not_appended, root_cause
-from streams.log.kafka.clients import open_client
+from streams.log.kafka.blame import PRODUCER_FENCED, not_appended, root_cause
+from streams.log.kafka.clients import close_producer, open_client
 from streams.log.kafka.packing import send_all
 from streams.log.kafka.settings import KafkaSettings, outside_config
 from streams.records import ProducerRecord, TopicPartition
+
+logger = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
 
@@ -24,14 +30,35 @@ class KafkaOutsideProducer:
     def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
+        self._is_closed = threading.Event()
         self._lock = threading.Lock()
+        # All of these are guarded by _lock.
         self._producer: KafkaProducer | None = None
+        self._open_at = 0.0  # no sooner is another one made
+        self._backoff = Backoff(initial_s=0.1, maximum_s=5.0)
 
     def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
         """See `LogProducer.produce`: acknowledged by all replicas in sync when it returns."""
+        producer = self._opened(deadline)
+        try:
+            ends = self._produce(producer, records, deadline)
+        except RecordRefused:
+            raise
+        except Exception as error:
+            if _is_of_no_more_use(producer, error):
+                self._renew(producer, error)
+            raise
+        if self._open_at:
+            with self._lock:
+                self._open_at = 0.0
+                self._backoff.reset()
+        return ends
+
+    def _produce(
+        self, producer: KafkaProducer, records: Sequence[ProducerRecord], deadline: Deadline
+    ) -> Mapping[TopicPartition, int]:
         sent: list[Any] = []
         try:
-            producer = self._opened()
             for record in records:
                 if record.key is None and record.value is None:
                     raise RecordRefused("a record has neither key nor value")
@@ -50,21 +77,58 @@ class KafkaOutsideProducer:
             if not sent:
                 raise LogUnavailable(f"Kafka does not answer: {error}") from error
             raise OutcomeUnknown("Kafka has not acknowledged all records in time") from error
-        except KafkaError as error:
+        except (KafkaError, RuntimeError) as error:  # RuntimeError: its network is closed, as when its thread has died.
             cause = root_cause(error, sent)
-            raise not_appended(cause, -1, sent, ()) from error
+            told = not_appended(cause, -1, sent, ())
+            if sent and not isinstance(told, RecordRefused):
+                told = OutcomeUnknown(f"Kafka has not acknowledged all records: {type(cause).__name__}: {cause}")
+            elif isinstance(cause, PRODUCER_FENCED):
+                told = LogUnavailable(f"Kafka took no record: {type(cause).__name__}: {cause}")
+            raise told from cause
         else:
             return ends
 
     def close(self) -> None:
         """Send nothing any more. Idempotent."""
+        self._is_closed.set()
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
             producer.close(timeout=_CLOSE_S)
 
-    def _opened(self) -> KafkaProducer:
+    def _opened(self, deadline: Deadline) -> KafkaProducer:
+        """Return the producer, made anew if need be. Raises LogUnavailable when that takes longer than *deadline*."""
+        while True:
+            with self._lock:
+                if self._is_closed.is_set():
+                    raise LogUnavailable("the producer is closed")
+                if self._producer is not None:
+                    return self._producer
+                wait_s = self._open_at - self._clock.monotonic()
+                if wait_s <= 0:
+                    try:
+                        self._producer = open_client(KafkaProducer, outside_config(self._settings))
+                    except KafkaError as error:
+                        raise LogUnavailable(f"Kafka gives no producer: {type(error).__name__}: {error}") from error
+                    return self._producer
+            if deadline.remaining_s(self._clock) <= wait_s:
+                raise LogUnavailable(f"the last producer has failed; there is another one in {wait_s:.1f} s")
+            self._is_closed.wait(wait_s)
+
+    def _renew(self, producer: KafkaProducer, error: Exception) -> None:
+        """Let the next call have another one than *producer*, unless there is one already."""
         with self._lock:
-            if self._producer is None:
-                self._producer = open_client(KafkaProducer, outside_config(self._settings))
-            return self._producer
+            if self._producer is not producer:
+                return
+            self._producer = None
+            self._open_at = self._clock.monotonic() + self._backoff.next_s()
+        logger.warning("kafka_producer_renewed", extra={"reason": str(error)})
+        close_producer(producer)
+
+
+def _is_of_no_more_use(producer: KafkaProducer, error: Exception) -> bool:
+    """Say whether *producer* can send nothing after *error*. kafka-python goes on by itself after most; not where the
+    broker has fenced it (KIP-360), after what it calls fatal, and without its thread."""
+    transactions, sender = producer._transaction_manager, producer._sender
+    is_fatal = transactions is not None and transactions.has_fatal_error()
+    return is_fatal or isinstance(error.__cause__, PRODUCER_FENCED) or producer._closed or not sender.is_alive()

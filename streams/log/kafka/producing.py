@@ -5,7 +5,6 @@ abandon. Invariant: a transaction is committed only by an operation that nobody 
 as not appended can never be committed later.
 """
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,7 +28,7 @@ from streams.log.kafka.blame import (
     root_cause,
     wait,
 )
-from streams.log.kafka.clients import open_client
+from streams.log.kafka.clients import close_producer, open_client
 from streams.log.kafka.identities import TransactionalIds
 from streams.log.kafka.settings import KafkaSettings, producer_config
 from streams.log.kafka.topics import Topics
@@ -193,7 +192,7 @@ class Producing:
         """Throw the producer away, in the background: closing it may take a second."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            threading.Thread(target=_close, args=(producer,), name="kafka-producer-close", daemon=True).start()
+            close_producer(producer)
 
     def _opened(self, deadline: Deadline) -> tuple[KafkaProducer, "_Network"]:
         if self._producer is None:
@@ -336,11 +335,3 @@ def size_bytes(record: ProducerRecord) -> int:
     for name, value in record.headers:
         size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
     return size
-
-
-def _close(producer: KafkaProducer) -> None:
-    try:
-        producer.close(timeout=1)
-    except Exception:  # noqa: BLE001  # Batches that are never answered: its thread must end all the same.
-        with contextlib.suppress(Exception):
-            producer._sender.force_close()
