@@ -21,20 +21,12 @@ from streams.errors import (
     RecordTooLarge,
     TopicMismatch,
 )
-from streams.log.base import (
-    LogProducer,
-    LogReader,
-    LogWriter,
-    Look,
-    Membership,
-    Ownership,
-    TopicInfo,
-    TopicSpec,
-)
+from streams.log.base import LogProducer, LogReader, LogWriter, Look, Membership, Ownership, TopicInfo, TopicSpec
 from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 from streams.testing.group import GroupMembership, MemoryGroup
 from streams.testing.membership import MemoryMembership
 
+_NO_TOPIC = TopicInfo("", "", 0)
 _MAX_RECORD_BYTES = 1_048_588  # Kafka's default of max.message.bytes
 
 
@@ -190,6 +182,10 @@ class MemoryLog:
         """The partitions without a leader."""
         return frozenset(self._away)
 
+    def needs_key(self, record: ProducerRecord) -> bool:
+        """Say whether the topic of *record* is compacted, and so takes nothing without a key."""
+        return "compact" in self._topics.get(record.topic, _NO_TOPIC).config.get("cleanup.policy", "delete")
+
     def dump(self, topic: str) -> list[Record]:
         """Return all records of *topic*, partition after partition."""
         return [record for place in sorted(self._records) if place.topic == topic for record in self._records[place]]
@@ -279,6 +275,8 @@ class MemoryProducer:
     def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
         if not self._log.is_reachable:
             raise LogUnavailable("the log was made unreachable")
+        if any(record.key is None and self._log.needs_key(record) for record in records):
+            raise RecordRefused("a compacted topic takes no record without a key")
         return self._log._write(records)
 
     def close(self) -> None:
@@ -351,8 +349,7 @@ class MemoryWriter:
         """Decide every append that touches the partitions: what was on its way arrives, what was open is aborted."""
         self._log.land()
         for pending in self._log._pending:
-            own = [record for record in pending.group if record.topic in self._topics]
-            if any(record.partition in ownership.partitions for record in own):
+            if any(each.topic in self._topics and each.partition in ownership.partitions for each in pending.group):
                 pending.is_aborted = True
 
     def append(
@@ -366,13 +363,15 @@ class MemoryWriter:
         assert self._fenced_for is not None, "append before fence"
         own = {record.partition for record in group if record.topic in self._topics}
         assert own == positions.keys(), "a partition without its offset commit"
-        future: Future[Mapping[TopicPartition, int]] = Future()
-        log = self._log
+        future, log = Future[Mapping[TopicPartition, int]](), self._log
         fault = log.faults.popleft() if log.faults else None
         if not self.may_append(ownership):
             fault = Fault.FENCED
         elif any(len(record.value or b"") > _MAX_RECORD_BYTES for record in group):
             fault = Fault.TOO_LARGE
+        elif any(record.key is None and record.topic not in self._topics and log.needs_key(record) for record in group):
+            future.set_exception(RecordRefused("a compacted topic takes no record without a key"))
+            return future
         elif any(record[:2] in log._away for record in group):
             gone = {record.partition for record in group if record[:2] in log._away and record.topic in self._topics}
             future.set_exception(PartitionsUnavailable("without a leader", gone))

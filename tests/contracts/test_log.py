@@ -10,7 +10,7 @@ import pytest
 
 from streams.clock import Deadline, SystemClock
 from streams.cluster import ClusterView, LoneMember
-from streams.errors import Fenced, OffsetOutOfRange, RecordTooLarge, TopicMismatch
+from streams.errors import Fenced, OffsetOutOfRange, RecordRefused, RecordTooLarge, TopicMismatch
 from streams.log.base import Log, LogReader, LogWriter, Membership, Ownership, TopicSpec
 from streams.log.local import LocalLog
 from streams.records import Headers, ProducerRecord, Record, TopicPartition
@@ -475,6 +475,40 @@ def test_a_producer_needs_no_fence_and_disturbs_none(member: Member) -> None:
     member.put(b"k", b"written after it")
     assert ends == {TopicPartition(outside, 0): 5, TopicPartition(outside, 1): 5}
     assert values(member.read(TopicPartition(outside, 1))) == [b"1", b"3", b"5", b"7", b"9"]
+    producer.close()
+
+
+def test_a_record_may_have_neither_key_nor_value(member: Member) -> None:
+    """From the writer and from a producer, alone and among others: it is a record like any other."""
+    output = member.first + "-bare"
+    member.log.ensure_topics([TopicSpec(output, {"cleanup.policy": "delete"}, 1)], soon())
+    bare = ProducerRecord(output, 0, None, None, (("h", b"v"),), 7)
+    member.append(ProducerRecord(member.first, 0, b"k", b"state"), bare)
+    producer = member.log.open_producer()
+    producer.produce([bare], soon())
+    producer.produce([bare, *(ProducerRecord(output, 0, b"k", b"v", (), 7) for _ in range(6)), bare], soon())
+    found = member.read(TopicPartition(output, 0))
+    assert [record.key for record in found] == [None, None, None, *[b"k"] * 6, None]
+    assert {record.value for record in found if record.key is None} == {None}
+    assert found[0].headers == (("h", b"v"),)
+    producer.close()
+
+
+@pytest.mark.parametrize("value", [None, b"v"])
+def test_a_compacted_topic_of_others_takes_no_record_without_a_key(member: Member, value: bytes | None) -> None:
+    """Kafka's rule. Nothing of its group is anywhere, and the writer goes on."""
+    output = member.first + "-table"
+    member.log.ensure_topics([TopicSpec(output, {"cleanup.policy": "compact"}, 1)], soon())
+    bad = ProducerRecord(output, 0, None, value)
+    with pytest.raises(RecordRefused):
+        member.append(ProducerRecord(member.first, 0, b"k", b"state"), bad)
+    producer = member.log.open_producer()
+    with pytest.raises(RecordRefused):
+        producer.produce([bad], soon())
+    producer.produce([ProducerRecord(output, 0, b"k", b"from outside")], soon())
+    member.append(ProducerRecord(member.first, 0, b"k", b"next"), ProducerRecord(output, 0, b"k", b"good"))
+    assert values(member.read(TopicPartition(output, 0))) == [b"from outside", b"good"]
+    assert values(member.read(TopicPartition(member.first, 0))) == [b"next"]
     producer.close()
 
 

@@ -39,11 +39,16 @@ def send_all(
         by_place.setdefault(record[:2], []).append(record)
     is_packed = fits(producer)
     for (topic, partition), records in by_place.items():
-        if is_packed and len(records) >= _WORTHWHILE:
+        if is_packed and (len(records) >= _WORTHWHILE or any(map(_is_bare, records))):
             _send_packed(producer, KafkaTopicPartition(topic, partition), records, sent_one, now_ms)
         else:
             for _, _, key, value, headers, at_ms in records:
                 sent_one(producer.send(topic, value, key, list(headers), partition, at_ms))
+
+
+def _is_bare(record: ProducerRecord) -> bool:
+    """Say whether *record* has neither key nor value: Kafka takes such a record, and kafka-python's `send` does not."""
+    return record[2] is None and record[3] is None
 
 
 def fits(producer: KafkaProducer) -> bool:

@@ -42,8 +42,6 @@ class KafkaOutsideProducer:
         producer = self._opened(deadline)
         try:
             ends = self._produce(producer, records, deadline)
-        except RecordRefused:
-            raise
         except Exception as error:
             if _is_of_no_more_use(producer, error):
                 self._renew(producer, error)
@@ -59,9 +57,6 @@ class KafkaOutsideProducer:
     ) -> Mapping[TopicPartition, int]:
         sent: list[Any] = []
         try:
-            for record in records:
-                if record.key is None and record.value is None:
-                    raise RecordRefused("a record has neither key nor value")
             for topic in {record.topic for record in records}:
                 producer.partitions_for(topic)  # so that somebody is known who leads it
             send_all(producer, records, sent.append, self._clock.time_ms())
@@ -121,14 +116,17 @@ class KafkaOutsideProducer:
             if self._producer is not producer:
                 return
             self._producer = None
-            self._open_at = self._clock.monotonic() + self._backoff.next_s()
-        logger.warning("kafka_producer_renewed", extra={"reason": str(error)})
+            is_healthy = isinstance(error, RecordRefused)  # It is the record's fault, and who sent it knows.
+            self._open_at = self._clock.monotonic() + (0.0 if is_healthy else self._backoff.next_s())
+        if not is_healthy:
+            logger.warning("kafka_producer_renewed", extra={"reason": str(error)})
         close_producer(producer)
 
 
 def _is_of_no_more_use(producer: KafkaProducer, error: Exception) -> bool:
     """Say whether *producer* can send nothing after *error*. kafka-python goes on by itself after most; not where the
-    broker has fenced it (KIP-360), after what it calls fatal, and without its thread."""
+    broker has fenced it (KIP-360), without its thread, and after what it calls fatal, or abortable: a record that was
+    refused is that, and without a transaction there is nothing to abort."""
     transactions, sender = producer._transaction_manager, producer._sender
-    is_fatal = transactions is not None and transactions.has_fatal_error()
-    return is_fatal or isinstance(error.__cause__, PRODUCER_FENCED) or producer._closed or not sender.is_alive()
+    has_error = transactions is not None and transactions.has_error()
+    return has_error or isinstance(error.__cause__, PRODUCER_FENCED) or producer._closed or not sender.is_alive()

@@ -74,7 +74,7 @@ class KafkaWriter(Operations[Transactions]):
             if size > limit:
                 why = f"a record of {size} bytes for {record.topic}, which takes {limit}"
                 return failed(RecordTooLarge(why, partitions_of([record], self._names)))
-            if record.key is None and record.value is None:
+            if record.key is None and record.value is None and record.topic in self._names:
                 why = f"a record for {record.topic} has neither key nor value"
                 return failed(RecordRefused(why, partitions_of([record], self._names)))
         if self.must_fence:

@@ -48,6 +48,7 @@ class LocalLog:
         self._partitions: dict[TopicPartition, Partition] = {}
         self._readers: set[LocalReader] = set()
         self._maximum_bytes: dict[str, int] = {}
+        self._compacted: set[str] = set()
         self._unneeded: dict[TopicPartition, int] = {}  # the offset before which nobody needs anything
         self._is_closed = False
         with ExitStack() as undo:
@@ -131,12 +132,20 @@ class LocalLog:
 
     def open_writer(self, topics: Sequence[str], membership: Membership) -> LocalWriter:
         """Return a writer; it takes over from an earlier one with its first `fence`."""
-        exists = self._partitions.__contains__
-        return LocalWriter(topics, membership, self._appender, self._ends, self._maximum_bytes, exists, self._clock)
+        return LocalWriter(
+            topics,
+            membership,
+            self._appender,
+            self._ends,
+            self._maximum_bytes,
+            self._compacted,
+            self._partitions.__contains__,
+            self._clock,
+        )
 
     def open_producer(self) -> LocalProducer:
         """Return who appends what no fence protects."""
-        return LocalProducer(self._appender, self._maximum_bytes, self._partitions.__contains__)
+        return LocalProducer(self._appender, self._maximum_bytes, self._compacted, self._partitions.__contains__)
 
     def open_membership(self, topics: Sequence[str], member: Member) -> LocalMembership:
         """Return the membership of the only node."""
@@ -215,6 +224,8 @@ class LocalLog:
                 partition.start = parse_cleaning(self._database.get(META, partition.prefix)).start
                 self._partitions[at] = partition
         self._maximum_bytes[topic.name] = int(topic.config.get("max.message.bytes", _MAXIMUM_BYTES))
+        if _is_compacted(topic.config):
+            self._compacted.add(topic.name)
         self._topics[topic.name] = topic
 
 

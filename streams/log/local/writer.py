@@ -2,7 +2,7 @@
 its topics, so they are simple; the port is Kafka's."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 from uuid import uuid4
@@ -64,7 +64,7 @@ class LocalWriter:
     """LogWriter of the embedded log. It works on the caller's thread and returns futures that are done.
 
     So no deadline can interrupt it: one that has passed before the work begins is heeded, a disk that hangs is not.
-    *maximum_bytes*: topic to the largest record that it takes.
+    *maximum_bytes*: topic to the largest record that it takes. *compacted*: topics that take nothing without a key.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class LocalWriter:
         appender: Appender,
         ends: Callable[[Sequence[TopicPartition]], dict[TopicPartition, int]],
         maximum_bytes: Mapping[str, int],
+        compacted: Container[str],
         exists: Callable[[TopicPartition], bool],
         clock: Clock,
     ) -> None:
@@ -83,6 +84,7 @@ class LocalWriter:
         self._appender = appender
         self._ends = ends
         self._maximum_bytes = maximum_bytes
+        self._compacted = compacted
         self._exists = exists
         self._clock = clock
         self._is_closed = False
@@ -120,7 +122,7 @@ class LocalWriter:
             for record in group:
                 if record.partition not in owned and record.topic in topics:
                     raise Fenced(f"{record.topic}-{record.partition} is not owned")
-            check_records(group, self._maximum_bytes, self._exists, topics)
+            check_records(group, self._maximum_bytes, self._compacted, self._exists, topics)
             return self._appender.append(group, writer=self, scope=topics)
 
         return _done(append)
@@ -142,15 +144,20 @@ class LocalProducer:
     """LogProducer of the embedded log. Any thread."""
 
     def __init__(
-        self, appender: Appender, maximum_bytes: Mapping[str, int], exists: Callable[[TopicPartition], bool]
+        self,
+        appender: Appender,
+        maximum_bytes: Mapping[str, int],
+        compacted: Container[str],
+        exists: Callable[[TopicPartition], bool],
     ) -> None:
         self._appender = appender
         self._maximum_bytes = maximum_bytes
+        self._compacted = compacted
         self._exists = exists
 
     def produce(self, records: Sequence[ProducerRecord], deadline: Deadline) -> Mapping[TopicPartition, int]:
         """Append *records* durably and all together."""
-        check_records(records, self._maximum_bytes, self._exists, ())
+        check_records(records, self._maximum_bytes, self._compacted, self._exists, ())
         if self._appender.fault is not None:
             self._appender.settle(self, scope=self)  # nobody else may have a reason to
         return self._appender.append(records, writer=None)
@@ -162,15 +169,19 @@ class LocalProducer:
 def check_records(
     records: Sequence[ProducerRecord],
     maximum_bytes: Mapping[str, int],
+    compacted: Container[str],
     exists: Callable[[TopicPartition], bool],
-    blamable: Collection[str],
+    own: Collection[str],
 ) -> None:
-    """Raise RecordRefused for a record that has no place, or is too large for its topic. Partitions are named in it
-    only of the topics *blamable*."""
+    """Raise RecordRefused for a record that has no place, is too large for its topic, or has no key for one that is
+    *compacted*: there it would be removed. Partitions are named in it only of the *own* topics, and what is there
+    without a key is for their owner to see."""
     for record in records:
-        blamed = (record.partition,) if record.topic in blamable else ()
+        blamed = (record.partition,) if record.topic in own else ()
         if not exists(TopicPartition(record.topic, record.partition)):
             raise RecordRefused(f"there is no partition {record.topic}-{record.partition}", blamed)
+        if record.key is None and record.topic in compacted and record.topic not in own:
+            raise RecordRefused(f"{record.topic} is compacted and takes no record without a key")
         size_bytes = encoded_bytes(record)
         if size_bytes > maximum_bytes[record.topic]:
             raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {record.topic}", blamed)

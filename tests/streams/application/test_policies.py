@@ -101,6 +101,40 @@ def test_quarantine_keeps_the_record_whole_and_once(tmp_path: Path) -> None:
         assert application.counters[0].quarantined == 2
 
 
+@pytest.mark.parametrize("choice", ["stop", "skip", "quarantine"])
+def test_a_record_with_neither_key_nor_value_goes_where_it_may(tmp_path: Path, choice: str) -> None:
+    """To a topic that takes it like any other; one that is compacted refuses it, and the policy says what follows."""
+    builder = StreamsBuilder("bare")
+    lines = builder.stream("in", key=str, value=str)
+    lines.filter(lambda key, value: value != "bad").map(lambda key, value: (None, None)).to("out", key=str, value=str)
+    lines.filter(lambda key, value: value == "bad").map(lambda key, value: (None, None)).to("table", key=str, value=str)
+    settings = StreamsSettings(
+        data_dir=tmp_path,
+        create_topics={"in": 1, "out": 1, "table": 1},
+        compacted_topics=("table",),
+        on_processing_error=choice,
+    )
+    with StreamsApplication(builder.build(), settings) as application:
+        application.wait_ready(30)
+        for value in ("a", "bad", "b"):
+            application.produce("in", "k", value)
+        if choice == "stop":
+            end_at = time.monotonic() + WAIT_S
+            while not application.health().failed:
+                assert time.monotonic() < end_at
+                time.sleep(0.05)
+            (failed,) = application.health().failed
+            assert (failed.topic, failed.offset) == ("in", 1)
+        else:
+            wait_until_processed(application)
+            assert not application.health().failed
+        kept = 1 if choice == "stop" else 2
+        assert [(each.key, each.value) for each in records_of(application, "out")] == [(None, None)] * kept
+        assert not records_of(application, "table")
+        set_aside = records_of(application, "bare-quarantine") if choice == "quarantine" else []
+        assert [each.value for each in set_aside] == ([b"bad"] if choice == "quarantine" else [])
+
+
 def test_a_registry_that_is_away_stops_nothing_for_good(tmp_path: Path) -> None:
     """The same record is tried again until it is back; no policy is asked."""
     attempts: list[int] = []
