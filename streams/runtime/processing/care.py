@@ -1,6 +1,6 @@
 """How much a task takes at a time, and what it has learned of its input that makes it careful. Values; no I/O."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams.records import Record
 
@@ -25,14 +25,15 @@ class ProcessingBounds:
 class Care:
     """What outlives a run of its partition: how carefully to go on. `limit`: of the next batch, None: as usual; it
     holds for so many records. `refused`: the record whose results the log does not take, `refusal`: why. `is_apart`:
-    what comes of the time goes without records, since the log did not take both. `failure`: why the task does not go
-    on at all."""
+    what comes of the time goes without records, since the log did not take both. `starts`: of topics that are
+    begun at their end, where that was. `failure`: why the task does not go on at all."""
 
     limit: int | None = None
     records: int = 0
     refused: tuple[str, int] | None = None  # topic and offset
     refusal: Exception | None = None
     is_apart: bool = False
+    starts: dict[str, int] = field(default_factory=dict)
     failure: Exception | None = None
 
     def be_careful(self, limit: int, records: int) -> None:

@@ -281,7 +281,7 @@ class Processing:
         offsets = {} if row is None else InputPosition.decode(row).offsets
         try:
             self._require_own(task, offsets)
-            starts = self._starts(partition, offsets)
+            starts = self._starts(partition, offsets, care)
         except TopologyError as error:
             care.failure = error
             logger.error("task stopped: %s", error, extra={"task": partition})  # noqa: TRY400 - it says it all
@@ -294,6 +294,7 @@ class Processing:
             subtopology=self.subtopology,
             row=row,
             buffer=InputBuffer(starts, self._timestamps),
+            keeps_start=any(topic in starts and topic not in offsets for topic in care.starts),
             care=care,
             make_engine=self._make_engine,
             bounds=self._bounds,
@@ -319,13 +320,15 @@ class Processing:
                     f"store {filled[0]} has rows, and sub-topology {self.subtopology.index} no position: {advice}"
                 )
 
-    def _starts(self, partition: int, offsets: Mapping[str, int]) -> dict[str, int]:
-        """Return where to begin each topic that has *partition*: where *offsets* say, else where its source says."""
+    def _starts(self, partition: int, offsets: Mapping[str, int], care: Care) -> dict[str, int]:
+        """Return where to begin each topic that has *partition*: where *offsets* say, else where its source says. The
+        end of a topic is asked for once, and is the place from then on, whatever becomes of the first batch."""
         topics = [topic for topic in self._timestamps if partition < self._partition_count(topic)]
         latest = [topic for topic in topics if topic not in offsets and self._resets[topic] == "latest"]
-        places = [TopicPartition(topic, partition) for topic in latest]
+        places = [TopicPartition(topic, partition) for topic in latest if topic not in care.starts]
         ends = self._log.end_offsets(places, Deadline.after(_ENDS_TIMEOUT_S, self._clock)) if places else {}
-        return {topic: offsets.get(topic, ends.get(TopicPartition(topic, partition), 0)) for topic in topics}
+        care.starts.update({place.topic: end for place, end in ends.items()})
+        return {topic: offsets.get(topic, care.starts.get(topic, 0)) for topic in topics}
 
     def _make_engine(self, view: WatchedView, partition: int, stream_time_ms: int) -> SubTopologyTask:
         return SubTopologyTask(

@@ -90,13 +90,15 @@ class PartitionRun:
         subtopology: SubTopology,
         row: bytes | None,
         buffer: InputBuffer,
+        keeps_start: bool,
         care: Care,
         make_engine: MakeEngine,
         bounds: ProcessingBounds,
         clock: Clock,
         counters: ProcessingCounters,
     ) -> None:
-        """*row*: of the position, as it is in the store now; *buffer* begins there. *make_engine*: of the committed
+        """*row*: of the position, as it is in the store now; *buffer* begins there. *keeps_start*: where it begins
+        is to be in the log before anything has come. *make_engine*: of the committed
         stores, the partition, and the stream time where the task has no store of times."""
         self.partition = task.partition
         self.lock = Lock()
@@ -112,7 +114,9 @@ class PartitionRun:
         self._task = task
         self._subtopology = subtopology
         self._store = positions_store(subtopology)
-        self._row = row
+        self._row = self._first_row = row
+        self._keeps_start = keeps_start
+        self._must_keep_start = keeps_start  # no batch that has done it is decided
         self._make_engine = make_engine
         self._bounds = bounds
         self._clock = clock
@@ -130,7 +134,9 @@ class PartitionRun:
         if self.is_over or self.care.failure is not None or now_s < self.retry_at:
             return False
         punctuation_ms = self.next_punctuation_ms
-        return self.buffer.has_next or (punctuation_ms is not None and punctuation_ms <= now_ms)
+        return (
+            self.buffer.has_next or self._must_keep_start or (punctuation_ms is not None and punctuation_ms <= now_ms)
+        )
 
     def decide(self, batch: Batch, view: View) -> Decision:
         """See `streams.runtime.commands.Command.decide`; what is raised becomes the refusal of the batch."""
@@ -174,7 +180,7 @@ class PartitionRun:
         output = engine.take()
         self._check_store()
         self.next_punctuation_ms = engine.next_punctuation_ms
-        if not records and output.is_empty:
+        if not records and output.is_empty and not self._must_keep_start:
             self._decided.remove(batch)
             return Decision((), Result.NOTHING)
         batch.is_sealed = not output.is_empty
@@ -214,6 +220,7 @@ class PartitionRun:
         record = position.record(self._subtopology, self.partition)
         self._row = record.value
         self._task.local.expect(_header_of(batch), self._local_rows(output))
+        self._must_keep_start = False
         # The engine's records have the fields of a ProducerRecord, in its order: nothing is copied.
         return [record, *output.changes, *output.records]  # type: ignore[list-item]
 
@@ -320,6 +327,7 @@ class PartitionRun:
         self._failed_after = max(0, len(records) - 1)
         self.buffer.give_back(records, batch.position_before)
         self._row = batch.row_before
+        self._must_keep_start = self._keeps_start and self._row == self._first_row
         self._counters.repeated += len(again)
         self._drop_engine()
 

@@ -292,6 +292,42 @@ def test_a_failure_names_its_record_and_keeps_what_came_before() -> None:
     assert isinstance(care.failure, ProcessingFailed)
 
 
+def from_the_latest(log: MemoryLog | None = None, stores: MemoryStoreFactory | None = None) -> ProcessingRig:
+    builder = StreamsBuilder("app")
+    stream = builder.stream("in", key=str, value=str, auto_offset_reset="latest")
+    stream.map_values(lambda value: value).to("out")
+    clock = FakeClock()
+    rig = ProcessingRig(runnable(builder.build(), None), TOPICS, log=log or MemoryLog(clock=clock), stores=stores)
+    if log is None:
+        put(rig, 3, b"before")
+    return rig
+
+
+@pytest.mark.parametrize("has_stores", [True, False], ids=["stores kept", "stores lost"])
+def test_where_the_latest_was_is_kept_before_anything_has_come(has_stores: bool) -> None:
+    """An instance that has seen nothing and starts again goes on where it began."""
+    node = from_the_latest().start().turn(6)
+    assert batches(node) == [3], "one position, and no more of them while nothing comes"
+    node.dies()
+    put(node, 2, b"meanwhile")
+    again = from_the_latest(node.log, node.stores if has_stores else None)
+    again.start().turn(8)
+    assert [each.value for each in again.log.dump("out")] == [b"meanwhile"] * 2
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.UNKNOWN_LOST, Fault.UNKNOWN_WRITTEN])
+def test_the_latest_does_not_move_while_it_cannot_be_kept(fault: Fault) -> None:
+    """What has come since the task was begun is processed, whatever became of its first position."""
+    node = from_the_latest()
+    node.log.faults += [fault, fault]
+    node.start()
+    put(node, 2, b"after")
+    for _ in range(80):
+        node.clock.advance(0.5)
+        node.turn()
+    assert [each.value for each in node.log.dump("out")] == [b"after"] * 2
+
+
 def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
     """It goes on with what there is, and says so."""
     node = rig()
