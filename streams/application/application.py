@@ -163,13 +163,13 @@ class StreamsApplication:
         return {each.subtopology.index: each.counters for each in self._processings}
 
     def lag(self, timeout_s: float = 5.0) -> dict[TopicPartition, int]:
-        """Return how many offsets of the input of tasks that are owned here are left to process. Asks the log. Raises
-        LogUnavailable."""
+        """Return how many offsets of the input of tasks that are owned here are left to process; 0 when nothing is.
+        Asks the log. Raises LogUnavailable."""
         if self._logs is None:
             return {}
         positions: dict[TopicPartition, int] = {}
         for processing in self._processings:
-            positions |= processing.positions()
+            positions |= processing.reached()
         deadline = Deadline.after(timeout_s, self.clock)
         ends = self._logs.shared.end_offsets(list(positions), deadline) if positions else {}
         return {place: max(0, ends.get(place, 0) - position) for place, position in positions.items()}

@@ -1,5 +1,6 @@
 """Applications on real Kafka, as processes: killed and started again, they write what an undisturbed run writes."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from kafka import KafkaProducer
 
 from streams.application import StreamsApplication, StreamsSettings
 from streams.application.producing import Input
@@ -128,6 +130,40 @@ def test_a_store_without_a_changelog_stays_with_its_directory(kafka_broker: str,
             wait_until_processed(application)
             assert rows(application, "seen") == {"k": wanted}, directory
             assert not [topic for node in application.nodes.values() for topic in node.topic_ids if "seen" in topic]
+
+
+@pytest.mark.timeout(120)
+def test_nothing_left_is_no_lag(kafka_broker: str, prefix: str, tmp_path: Path) -> None:
+    """Also of topics that end with what a transaction has left: a committed one that made the input of the next
+    sub-topology, and one of somebody else's that was aborted; and after a restart."""
+    builder = StreamsBuilder(f"{prefix}lag")
+    lines = builder.stream(prefix + INPUT, key=str, value=str)
+    lines.group_by(lambda _, value: value, key=str, value=str).count(store="counts")
+    settings = StreamsSettings(
+        data_dir=tmp_path, create_topics={prefix + INPUT: 1}, bootstrap_servers=kafka_broker, session_timeout_ms=3000
+    )
+    producer = KafkaProducer(bootstrap_servers=kafka_broker, transactional_id=f"{prefix}other")
+    for start in (1, 2):
+        with StreamsApplication(builder.build(), settings) as application:
+            application.wait_ready(40)
+            application.produce(prefix + INPUT, "k", "v")
+            wait_for_all(application, {"v": start})
+            if start == 1:
+                producer.init_transactions()
+            producer.begin_transaction()
+            producer.send(prefix + INPUT, b"v", b"k").get(10)
+            producer.abort_transaction()
+            wait_for_all(application, {"v": start})
+            assert len(application.lag()) == 2
+    producer.close()
+
+
+def wait_for_all(application: StreamsApplication, counts: dict[str, int]) -> None:
+    """Return when there is no lag, and *counts* are counted."""
+    end_at = time.monotonic() + 15
+    while rows(application, "counts") != counts or any(application.lag().values()):
+        assert time.monotonic() < end_at, (rows(application, "counts"), application.lag())
+        time.sleep(0.1)
 
 
 def test_a_missing_topic_is_named_and_nothing_is_left_open(kafka_broker: str, prefix: str, tmp_path: Path) -> None:

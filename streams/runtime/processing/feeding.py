@@ -153,6 +153,15 @@ class Processing:
             found |= {TopicPartition(topic, partition): offsets.get(topic, 0) for topic in topics}
         return found
 
+    def reached(self) -> dict[TopicPartition, int]:
+        """As `positions`, but beyond what holds no record, such as the end of a producer's transaction: where all that
+        was read is processed and in the log, it is where reading goes on. No store has that. Any thread."""
+        found = self.positions()
+        for partition, run in self._runs.items():
+            read = {TopicPartition(topic, partition): offset for topic, offset in run.idle_at().items()}
+            found |= {place: max(offset, found[place]) for place, offset in read.items() if place in found}
+        return found
+
     def deliver(self, outcomes: list[tuple[Any, Outcome]]) -> None:
         """See `streams.runtime.table.Receiver`: on the stream thread. What waits is submitted at once."""
         for batch, outcome in outcomes:

@@ -138,6 +138,18 @@ class PartitionRun:
             self.buffer.has_next or self._must_keep_start or (punctuation_ms is not None and punctuation_ms <= now_ms)
         )
 
+    def idle_at(self) -> Mapping[str, int]:
+        """Return where reading goes on in the topics of which nothing waits, when no batch is on its way. Any thread;
+        it waits for nobody, and returns nothing while a batch is being decided."""
+        if not self.lock.acquire(blocking=False):
+            return {}
+        try:
+            read = dict(self.buffer.read)  # before the look at what waits: what was read below it waits, or was taken
+            is_idle = not self.is_over and not self._decided
+            return {topic: offset for topic, offset in read.items() if is_idle and not self.buffer.waiting(topic)}
+        finally:
+            self.lock.release()
+
     def decide(self, batch: Batch, view: View) -> Decision:
         """See `streams.runtime.commands.Command.decide`; what is raised becomes the refusal of the batch."""
         assert isinstance(view, GroupView), "the write section decides, nobody else"

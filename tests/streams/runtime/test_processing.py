@@ -51,6 +51,7 @@ def record(topic: str, offset: int, at_ms: int, value: bytes = b"") -> Record:
 
 
 def batch(topic: str, *records: Record, next_offset: int | None = None) -> RecordBatch:
+    assert records or next_offset is not None
     return RecordBatch(topic, 0, records, records[-1].offset + 1 if next_offset is None else next_offset)
 
 
@@ -326,6 +327,27 @@ def test_the_latest_does_not_move_while_it_cannot_be_kept(fault: Fault) -> None:
         node.clock.advance(0.5)
         node.turn()
     assert [each.value for each in node.log.dump("out")] == [b"after"] * 2
+
+
+def test_what_holds_no_record_is_no_lag() -> None:
+    """All before it has to be in the log, though: neither what waits nor what is on its way is passed over."""
+    node = rig(batch_records=4, batches_in_flight=1)
+    place = TopicPartition("in", 0)
+    (run,) = node.processing._runs.values()
+    put(node, 4)
+    assert node.turn(6).processing.positions() == {place: 4}
+    run.buffer.add(batch("in", next_offset=5))
+    assert (node.processing.positions(), node.processing.reached()) == ({place: 4}, {place: 5})
+    run.buffer.add(batch("in", record("in", 5, 0), next_offset=7))
+    assert node.processing.reached() == {place: 4}, "it waits"
+    node.log.faults.append(Fault.PENDING)
+    node.turn(2)
+    assert (len(run.buffer), node.processing.reached()) == (0, {place: 4}), "it is on its way"
+    with run.lock:
+        assert node.processing.reached() == {place: 4}
+    node.log.complete()
+    node.turn(3)
+    assert node.processing.reached() == {place: 7}
 
 
 def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
