@@ -129,6 +129,8 @@ class StreamsApplication:
         """Whether every task that is owned here can process."""
         if not self.nodes or self._error is not None or (self._globals is not None and not self._globals.stores()):
             return False
+        if any(processing.troubles for processing in self._processings):
+            return False
         return all(self._is_ready(name, node) for name, node in self.nodes.items())
 
     def health(self) -> ApplicationHealth:
@@ -138,6 +140,7 @@ class StreamsApplication:
             is_live=bool(nodes) and self._error is None and all(one.is_live for one in nodes.values()),
             is_ready=self.is_ready,
             failed=[failed for processing in self._processings for failed in processing.failed],
+            unread=[reason for processing in self._processings for reason in processing.troubles],
             nodes=nodes,
             error="" if self._error is None else str(self._error),
         )

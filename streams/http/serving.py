@@ -49,6 +49,9 @@ class Health(Protocol):
     def failed(self) -> Sequence[Failed]: ...
 
     @property
+    def unread(self) -> Sequence[str]: ...
+
+    @property
     def error(self) -> str: ...
 
 
@@ -136,7 +139,8 @@ class Ready:
         health = self._application.health()
         resp.status = 200 if health.is_ready else 503
         failed = [str(task) for task in health.failed]
-        answer_json(resp, orjson.dumps({"is_ready": health.is_ready, "failed": failed, "error": health.error}))
+        told = {"is_ready": health.is_ready, "failed": failed, "unread": list(health.unread), "error": health.error}
+        answer_json(resp, orjson.dumps(told))
 
     on_head = on_get
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from streams.application import StreamsApplication, StreamsSettings
 from streams.application.producing import Input
@@ -156,6 +156,35 @@ def test_nothing_left_is_no_lag(kafka_broker: str, prefix: str, tmp_path: Path) 
             wait_for_all(application, {"v": start})
             assert len(application.lag()) == 2
     producer.close()
+
+
+@pytest.mark.timeout(120)
+def test_an_input_topic_that_was_deleted_is_told_of(
+    kafka_broker: str, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once in the log, and in health."""
+    builder = StreamsBuilder(f"{prefix}gone")
+    builder.stream(prefix + INPUT, key=str, value=str).group_by_key().count(store="counts")
+    settings = StreamsSettings(
+        data_dir=tmp_path, create_topics={prefix + INPUT: 1}, bootstrap_servers=kafka_broker, session_timeout_ms=3000
+    )
+    admin = KafkaAdminClient(bootstrap_servers=kafka_broker)
+    with StreamsApplication(builder.build(), settings) as application:
+        application.wait_ready(40)
+        application.produce(prefix + INPUT, "k", "v")
+        wait_until_processed(application)
+        admin.delete_topics([prefix + INPUT])
+        end_at = time.monotonic() + 40
+        while not application.health().unread:
+            assert time.monotonic() < end_at
+            time.sleep(0.1)
+        time.sleep(3.0)  # so long it would be told of three times
+        health = application.health()
+        assert prefix + INPUT in health.unread[0]
+        assert not health.is_ready
+        told = [each.message for each in caplog.records if prefix + INPUT in each.message]
+        assert len(told) == 1, told
+    admin.close()
 
 
 def wait_for_all(application: StreamsApplication, counts: dict[str, int]) -> None:

@@ -1,9 +1,9 @@
 """Runs the engine of a sub-topology on a log: positions of the input, one run for each partition, the thread that feeds
 them. See `streams.runtime.processing.run` for why each record counts once."""
 
-from streams.runtime.processing.care import ProcessingBounds
+from streams.runtime.processing.care import FailedTask, ProcessingBounds
 from streams.runtime.processing.counters import ProcessingCounters
-from streams.runtime.processing.feeding import FailedTask, Processing
+from streams.runtime.processing.feeding import Processing
 from streams.runtime.processing.positions import positions_store, positions_topic, row_format, state_of
 
 __all__ = [

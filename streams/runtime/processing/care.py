@@ -1,7 +1,10 @@
 """How much a task takes at a time, and what it has learned of its input that makes it careful. Values; no I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from streams.errors import ProcessingFailed
 from streams.records import Record
 
 
@@ -54,3 +57,25 @@ class Care:
         self.be_careful(1, max(1, self.records))
         self.refused, self.refusal = place, error
         return True
+
+
+class FailedTask(NamedTuple):
+    """A task that does not go on. `topic` and `offset`: of the record that stopped it; empty and -1: it was none."""
+
+    subtopology: int
+    partition: int
+    topic: str
+    offset: int
+    reason: str
+
+
+def failed_tasks(subtopology: int, cares: Mapping[int, Care]) -> list[FailedTask]:
+    """Return what is told of the tasks that do not go on; *cares*: by partition."""
+    found: list[FailedTask] = []
+    for partition, care in sorted(cares.items()):
+        error = care.failure
+        if isinstance(error, ProcessingFailed):
+            found.append(FailedTask(subtopology, partition, error.topic, error.offset, f"{error.stage}: {error}"))
+        elif error is not None:
+            found.append(FailedTask(subtopology, partition, "", -1, f"{type(error).__name__}: {error}"))
+    return found

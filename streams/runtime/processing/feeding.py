@@ -8,7 +8,7 @@ turn has come (`run.py`). Nothing here decides who owns what: a task is ready wh
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from streams.clock import Clock, Deadline
 from streams.errors import (
@@ -16,7 +16,6 @@ from streams.errors import (
     LogUnavailable,
     OffsetOutOfRange,
     Overloaded,
-    ProcessingFailed,
     StoreDamaged,
     TopologyError,
     Unavailable,
@@ -28,10 +27,11 @@ from streams.records import RecordBatch, TopicPartition
 from streams.runtime.commands import Outcome
 from streams.runtime.node import StreamsNode
 from streams.runtime.processing.buffer import InputBuffer
-from streams.runtime.processing.care import Care, ProcessingBounds
+from streams.runtime.processing.care import Care, FailedTask, ProcessingBounds, failed_tasks
 from streams.runtime.processing.counters import ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
 from streams.runtime.processing.run import Batch, PartitionRun
+from streams.runtime.processing.trouble import Lookout, Trouble
 from streams.runtime.processing.view import WatchedView
 from streams.runtime.task import StreamTask
 from streams.topology.subtopology import SubTopology
@@ -46,16 +46,6 @@ _HARD_LIMIT = 4  # times the bound of a buffer: a task that does not process is 
 
 #: Makes the global stores by name; None while they are not complete.
 GlobalStores = Callable[[], Mapping[str, Any] | None]
-
-
-class FailedTask(NamedTuple):
-    """A task that does not go on. `topic` and `offset`: of the record that stopped it; empty and -1: it was none."""
-
-    subtopology: int
-    partition: int
-    topic: str
-    offset: int
-    reason: str
 
 
 class Processing:
@@ -91,6 +81,8 @@ class Processing:
         self._resets = {
             topic: source.auto_offset_reset for source in subtopology.sources for topic in subtopology.topics_of(source)
         }
+        self._trouble, self._start_trouble = Trouble(subtopology.index), Trouble(subtopology.index)
+        self._lookout = Lookout(log, self._timestamps, clock)
         self._runs: dict[int, PartitionRun] = {}
         self._cares: dict[int, tuple[object, Care]] = {}  # with the tenure that it is of
         self._assigned: set[tuple[TopicPartition, PartitionRun]] = set()  # with the run that it is for
@@ -127,16 +119,13 @@ class Processing:
     @property
     def failed(self) -> list[FailedTask]:
         """The tasks that do not go on here. Any thread."""
-        found: list[FailedTask] = []
-        for partition, (_, care) in sorted(dict(self._cares).items()):
-            error = care.failure
-            if isinstance(error, ProcessingFailed):
-                found.append(
-                    FailedTask(self.subtopology.index, partition, error.topic, error.offset, f"{error.stage}: {error}")
-                )
-            elif error is not None:
-                found.append(FailedTask(self.subtopology.index, partition, "", -1, f"{type(error).__name__}: {error}"))
-        return found
+        cares = {partition: care for partition, (_, care) in dict(self._cares).items()}
+        return failed_tasks(self.subtopology.index, cares)
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why input cannot be read, or its reading not begun; empty while all is well. Any thread."""
+        return [trouble.reason for trouble in (self._trouble, self._start_trouble) if trouble.reason]
 
     def positions(self) -> dict[TopicPartition, int]:
         """Return how far the input of the tasks that are owned here is processed, as the stores say: 0 for one whose
@@ -182,14 +171,30 @@ class Processing:
         for run in self._runs.values():
             self._submit(run)
 
+    def step(self, timeout_s: float = 0.0) -> bool:
+        """As `turn`; return False when it failed, which is told of: a bug, or a log that is damaged or cannot be
+        asked. It is done again later."""
+        try:
+            self.turn(timeout_s)
+            missing = self._lookout.look(self._is_quiet)
+        except Exception as error:  # noqa: BLE001 - it is logged, once
+            self._trouble.met(error)
+            self._assigned = set()  # What was read and not kept is read again.
+            return False
+        if missing is None:
+            self._trouble.over()
+        else:
+            self._trouble.met(missing)
+        return True
+
     def _work(self) -> None:
         while not self._is_stopping.is_set():
-            try:
-                self.turn(_IDLE_S)
-            except Exception:
-                logger.exception("reading the input failed")  # A bug, or a log that cannot be asked: again, later.
-                self._assigned = set()  # What was read and not kept is read again.
+            if not self.step(_IDLE_S):
                 self._is_stopping.wait(1.0)
+
+    def _is_quiet(self, since: float) -> bool:
+        """Say whether of something that is read it is not known that all was read *since*."""
+        return any(self._reader.caught_up_at(place) < since for place, _ in self._assigned)
 
     def _poll(self, timeout_s: float) -> list[RecordBatch]:
         self._look_for_older()
@@ -296,8 +301,9 @@ class Processing:
             logger.error("task stopped: %s", error, extra={"task": partition})  # noqa: TRY400 - it says it all
             return None
         except LogUnavailable as error:
-            logger.warning("input not begun", extra={"task": partition, "reason": str(error)})
+            self._start_trouble.met(error)
             return None
+        self._start_trouble.over()
         return PartitionRun(
             task,
             subtopology=self.subtopology,

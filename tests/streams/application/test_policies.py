@@ -10,7 +10,7 @@ import pytest
 from streams.application import StreamsApplication, StreamsSettings
 from streams.application.producing import Input
 from streams.dsl import Processor, ProcessorContext, ProcessorRecord, StreamsBuilder, tumbling
-from streams.errors import ConfigError, SerdeUnavailable, StoreLocked, TopologyError
+from streams.errors import ConfigError, LogDamaged, SerdeUnavailable, StoreLocked, TopologyError
 from streams.topology.subtopology import ProcessorTopology
 from tests.streams.application.rig import WAIT_S, embedded, records_of, rows, stores, wait_until_processed
 
@@ -133,6 +133,31 @@ def test_a_record_with_neither_key_nor_value_goes_where_it_may(tmp_path: Path, c
         assert not records_of(application, "table")
         set_aside = records_of(application, "bare-quarantine") if choice == "quarantine" else []
         assert [each.value for each in set_aside] == ([b"bad"] if choice == "quarantine" else [])
+
+
+def test_an_application_whose_input_is_damaged_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says why, and goes on when it can be read again."""
+    with embedded(halves(), tmp_path, {"in": 1, "out": 1}) as application:
+        application.wait_ready(30)
+        (processing,) = application._processings
+
+        def damaged(_: float) -> None:
+            raise LogDamaged("chosen by the test")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(processing._reader, "poll", damaged)
+            end_at = time.monotonic() + WAIT_S
+            while application.is_ready:
+                assert time.monotonic() < end_at
+                time.sleep(0.01)
+            health = application.health()
+            assert (health.is_ready, health.is_live, list(health.unread)) == (
+                False,
+                True,
+                ["LogDamaged: chosen by the test"],
+            )
+        application.wait_ready(30)
+        assert not application.health().unread
 
 
 def test_a_registry_that_is_away_stops_nothing_for_good(tmp_path: Path) -> None:

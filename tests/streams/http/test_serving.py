@@ -91,7 +91,7 @@ def test_lists_lines_and_global_tables(served: ServedInstance) -> None:
 def test_health_and_unknown_routes(served: ServedInstance) -> None:
     """Live, ready, and problems for everything else."""
     assert get(served, "/livez")[0] == 200
-    assert get(served, "/readyz") == (200, b'{"is_ready":true,"failed":[],"error":""}')
+    assert get(served, "/readyz") == (200, b'{"is_ready":true,"failed":[],"unread":[],"error":""}')
     for target in ("/", "/nix", "/peers", "/peers/0/ask", "/stores/last"):
         status, body = get(served, target)
         assert status in (404, 405), target

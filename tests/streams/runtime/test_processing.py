@@ -7,8 +7,8 @@ import pytest
 
 from streams.application.topics import runnable
 from streams.dsl import Processor, ProcessorContext, StreamsBuilder, tumbling
-from streams.errors import ProcessingFailed, RecordRefused
-from streams.log.base import LogWriter, Membership
+from streams.errors import LogDamaged, ProcessingFailed, RecordRefused
+from streams.log.base import LogWriter, Membership, TopicInfo
 from streams.processing import ErrorPolicy
 from streams.records import ProducerRecord, Record, RecordBatch, TopicPartition
 from streams.runtime.processing import ProcessingBounds
@@ -348,6 +348,55 @@ def test_what_holds_no_record_is_no_lag() -> None:
     node.log.complete()
     node.turn(3)
     assert node.processing.reached() == {place: 7}
+
+
+def test_input_that_cannot_be_read_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log once for each reason, and for as long as it lasts where health looks for it."""
+    node = rig()
+    caplog.set_level("INFO", "streams.runtime.processing.trouble")
+
+    def damaged(_: float) -> list[RecordBatch]:
+        raise LogDamaged("a block is not what was written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.processing._reader, "poll", damaged)
+        assert [node.processing.step() for _ in range(3)] == [False] * 3
+        assert node.processing.troubles == ["LogDamaged: a block is not what was written"]
+    put(node, 2)
+    assert node.processing.step()
+    assert not node.processing.troubles
+    assert [each.levelname for each in caplog.records] == ["ERROR", "INFO"]
+    assert counted(node.turn(4)) == [1, 2]
+
+
+def test_a_topic_that_is_gone_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A log says nothing of records of a topic that is not there; one that brings news is not asked for."""
+    node = rig()
+    asked: list[Sequence[str]] = []
+
+    def describe(names: Sequence[str], _: object) -> dict[str, TopicInfo]:
+        asked.append(names)
+        return {}
+
+    monkeypatch.setattr(node.log, "describe_topics", describe)
+    for _ in range(30):
+        node.clock.advance(1.0)
+        node.processing.step()
+    assert not asked, "all was read a moment ago"
+    node.log.take_away(TopicPartition("in", 0))
+    for _ in range(30):
+        node.clock.advance(1.0)
+        assert node.processing.step()
+    assert node.processing.troubles == ["TopologyError: there is no topic in any more"]
+    assert [each.levelname for each in caplog.records if "cannot be read" in each.message] == ["ERROR"]
+    assert 2 <= len(asked) <= 3
+    monkeypatch.undo()
+    for _ in range(11):
+        node.clock.advance(1.0)
+        node.processing.step()
+    assert not node.processing.troubles
 
 
 def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
