@@ -208,8 +208,8 @@ class SerdeUnavailable(StreamsError):
 
 
 class ProcessingFailed(StreamsError):
-    """A record could not be read or processed, and the policy for that is to stop. `stage`: deserialization, processing
-    or punctuation, or production, when the log does not take what it made. The cause is what was raised."""
+    """A record could not be read or processed, and the policy for that is to stop. `stage`: reading, deserialization,
+    processing or punctuation, or production, when the log does not take what it made. The cause is what was raised."""
 
     def __init__(self, stage: str, *, topic: str, partition: int, offset: int, reason: str) -> None:
         super().__init__(f"{stage} of {topic}-{partition} offset {offset} failed: {reason}")

@@ -42,9 +42,10 @@ class StreamsBuilder:
         auto_offset_reset: str = "earliest",
     ) -> KStream[K, V]:
         """The records of *topics*. *timestamp*: a function of a record (bytes) that gives its Unix time in ms; None:
-        its own. *auto_offset_reset*: `earliest`, `latest` or `none` (as `earliest`), where to begin without a
-        committed position. Raises TopologyError for no topic, one that is read already with other serdes, and any
-        other word."""
+        its own. *auto_offset_reset*: where to begin without a committed position, and what to do when the log was cut
+        so that it has not what comes next: `earliest` reads from the beginning of what is there, `latest` goes on at
+        its end if that is where it was cut, `none` begins as `earliest` does, and stops the task then. Raises
+        TopologyError for no topic, one that is read already with other serdes, and any other word."""
         graph, key_serde, value_serde = self._graph, serdes.of(key), serdes.of(value)
         node = graph.source(
             topics, key=key_serde, value=value_serde, timestamp=timestamp, auto_offset_reset=auto_offset_reset

@@ -72,9 +72,9 @@ class InputBuffer:
         self._queues[batch.topic].extend(records)
         self._read[batch.topic] = max(position, batch.next_offset)
 
-    def restart(self, topic: str) -> None:
-        """Read *topic* from the beginning of what it has. The feeding thread's."""
-        self._read[topic] = 0
+    def restart(self, topic: str, offset: int = 0) -> None:
+        """Read *topic* from *offset* on; 0 is the beginning of what it has. The feeding thread's."""
+        self._read[topic] = offset
 
     def next(self) -> Record | None:
         """Take the next record; None: there is none that may be taken now."""

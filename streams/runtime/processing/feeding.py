@@ -16,6 +16,7 @@ from streams.errors import (
     LogUnavailable,
     OffsetOutOfRange,
     Overloaded,
+    ProcessingFailed,
     StoreDamaged,
     TopologyError,
     Unavailable,
@@ -29,11 +30,10 @@ from streams.runtime.node import StreamsNode
 from streams.runtime.processing.buffer import InputBuffer
 from streams.runtime.processing.care import Care, FailedTask, ProcessingBounds, failed_tasks
 from streams.runtime.processing.counters import ProcessingCounters
-from streams.runtime.processing.positions import KEY, InputPosition, positions_store
+from streams.runtime.processing.positions import KEY, InputPosition, positions_store, require_own
 from streams.runtime.processing.run import Batch, PartitionRun
 from streams.runtime.processing.trouble import Lookout, Trouble
 from streams.runtime.processing.view import WatchedView
-from streams.runtime.task import StreamTask
 from streams.topology.subtopology import SubTopology
 
 logger = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ class Processing:
             return None
         offsets = {} if row is None else InputPosition.decode(row).offsets
         try:
-            self._require_own(task, offsets)
+            require_own(self.subtopology, offsets, task.store)
             starts = self._starts(partition, offsets, care)
         except TopologyError as error:
             care.failure = error
@@ -316,24 +316,6 @@ class Processing:
             clock=self._clock,
             counters=self.counters,
         )
-
-    def _require_own(self, task: StreamTask, offsets: Mapping[str, int]) -> None:
-        """Raise TopologyError when the position is that of other input, or there is none and yet there is state: the
-        topology has changed in such a way that this is another sub-topology now, which has the number of an earlier
-        one. Going on, input that is in the stores already would be processed again."""
-        advice = "give the changed topology another application_id, or undo the change"
-        if offsets and offsets.keys().isdisjoint(self._timestamps):
-            read = ", ".join(sorted(self._timestamps))
-            raise TopologyError(
-                f"sub-topology {self.subtopology.index} reads {read} now, and its position is one of"
-                f" {', '.join(sorted(offsets))}: {advice}"
-            )
-        if not offsets:
-            filled = [name for name in self.subtopology.stores if task.store.scan(name, limit=1)]
-            if filled:
-                raise TopologyError(
-                    f"store {filled[0]} has rows, and sub-topology {self.subtopology.index} no position: {advice}"
-                )
 
     def _starts(self, partition: int, offsets: Mapping[str, int], care: Care) -> dict[str, int]:
         """Return where to begin each topic that has *partition*: where *offsets* say, else where its source says. The
@@ -387,13 +369,23 @@ class Processing:
         )
 
     def _lost(self, error: OffsetOutOfRange) -> None:
-        """What was to be read next is not there: removed by age before it was read, or the topic was made anew."""
+        """What was to be read next is not there: removed by age before it was read, cut off with a leader that had not
+        what its replicas had, or the topic was made anew. Raises LogUnavailable: the end is not known."""
+        topic, partition, run = error.topic, error.partition, self._runs.get(error.partition)
+        reset, at = self._resets[topic], 0
+        if reset == "latest":
+            place = TopicPartition(topic, partition)
+            end = self._log.end_offsets([place], Deadline.after(_ENDS_TIMEOUT_S, self._clock))[place]
+            at = end if end < error.offset else 0  # Where only its first records were removed, the others are read.
         self.counters.lost_positions += 1
+        if reset == "none" and run is not None:
+            why = "its topic was cut off, or made anew, and auto_offset_reset is none"
+            run.fail(ProcessingFailed("reading", topic=topic, partition=partition, offset=error.offset, reason=why))
+            return
         logger.error(
             "input lost: its topic was cut off before it was processed, or made anew; going on with what there is",
-            extra={"topic": error.topic, "partition": error.partition, "offset": error.offset},
+            extra={"topic": topic, "partition": partition, "offset": error.offset, "from_offset": at},
         )
-        run = self._runs.get(error.partition)
         if run is not None:
-            run.buffer.restart(error.topic)
+            run.go_on_at(topic, at)
         self._assigned = set()

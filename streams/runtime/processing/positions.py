@@ -12,9 +12,10 @@ from functools import partial
 from uuid import UUID
 from zlib import crc32
 
-from streams.errors import PoisonRecord
+from streams.errors import PoisonRecord, TopologyError
 from streams.records import ProducerRecord, Record
 from streams.runtime.commands import EVENT_ID
+from streams.stores.base import TaskStore
 from streams.topology.graph import Topology
 from streams.topology.stores import StoreKind
 from streams.topology.subtopology import SubTopology
@@ -110,6 +111,25 @@ def row_format(subtopology: SubTopology) -> int:
     forgetful = (StoreKind.WINDOW, StoreKind.SESSION)
     segments = sorted((name, spec.segment_ms) for name, spec in subtopology.stores.items() if spec.kind in forgetful)
     return crc32(repr((_ROW_FORMAT, segments)).encode()) if segments else _ROW_FORMAT
+
+
+def require_own(subtopology: SubTopology, offsets: Mapping[str, int], store: TaskStore) -> None:
+    """Raise TopologyError when the position *offsets* is that of other input, or there is none and yet *store* has
+    state: the topology has changed in such a way that this is another sub-topology now, which has the number of an
+    earlier one. Going on, input that is in the stores already would be processed again."""
+    advice = "give the changed topology another application_id, or undo the change"
+    topics = {topic for source in subtopology.sources for topic in subtopology.topics_of(source)}
+    if offsets and offsets.keys().isdisjoint(topics):
+        raise TopologyError(
+            f"sub-topology {subtopology.index} reads {', '.join(sorted(topics))} now, and its position is one of"
+            f" {', '.join(sorted(offsets))}: {advice}"
+        )
+    if not offsets:
+        filled = [name for name in subtopology.stores if store.scan(name, limit=1)]
+        if filled:
+            raise TopologyError(
+                f"store {filled[0]} has rows, and sub-topology {subtopology.index} no position: {advice}"
+            )
 
 
 def _row(record: Record | ProducerRecord) -> tuple[bytes, bytes | None]:

@@ -64,6 +64,7 @@ class Batch:
     is_sealed: bool = False
     is_careful: bool = False  # it was to have one record alone
     has_punctuated: bool = False
+    keeps_start: bool = False  # it is there for its position, if for nothing else
     attempts: int = 0  # that the log gave back
     counts: BatchCounts = field(default_factory=BatchCounts)
 
@@ -114,9 +115,8 @@ class PartitionRun:
         self._task = task
         self._subtopology = subtopology
         self._store = positions_store(subtopology)
-        self._row = self._first_row = row
-        self._keeps_start = keeps_start
-        self._must_keep_start = keeps_start  # no batch that has done it is decided
+        self._row = row
+        self._must_keep_start = keeps_start  # no batch that does it is on its way
         self._make_engine = make_engine
         self._bounds = bounds
         self._clock = clock
@@ -232,7 +232,7 @@ class PartitionRun:
         record = position.record(self._subtopology, self.partition)
         self._row = record.value
         self._task.local.expect(_header_of(batch), self._local_rows(output))
-        self._must_keep_start = False
+        batch.keeps_start, self._must_keep_start = self._must_keep_start, False
         # The engine's records have the fields of a ProducerRecord, in its order: nothing is copied.
         return [record, *output.changes, *output.records]  # type: ignore[list-item]
 
@@ -272,6 +272,17 @@ class PartitionRun:
         else:
             self.is_over = True
             logger.warning("a batch does not end: its processors are not closed", extra={"task": self.partition})
+
+    def go_on_at(self, topic: str, offset: int) -> None:
+        """Read *topic* from *offset* on, and keep that place. The feeding thread's."""
+        with self.lock:
+            self.buffer.restart(topic, offset)
+            self._must_keep_start = True
+
+    def fail(self, error: Exception) -> None:
+        """The task does not go on here. The feeding thread's."""
+        with self.lock:
+            self._fail(error)
 
     def _is_decided(self, batch: Batch, result: Result) -> None:
         if result is Result.WAIT:
@@ -339,7 +350,7 @@ class PartitionRun:
         self._failed_after = max(0, len(records) - 1)
         self.buffer.give_back(records, batch.position_before)
         self._row = batch.row_before
-        self._must_keep_start = self._keeps_start and self._row == self._first_row
+        self._must_keep_start = self._must_keep_start or any(each.keeps_start for each in again)
         self._counters.repeated += len(again)
         self._drop_engine()
 

@@ -415,6 +415,31 @@ def test_input_that_was_cut_off_before_it_was_read_is_told_of() -> None:
     assert counted(node)[-2:] == [6, 7]
 
 
+@pytest.mark.parametrize(("reset", "again"), [("earliest", [b"0", b"1"]), ("latest", []), ("none", [])])
+def test_where_the_log_was_cut_the_source_says_what_follows(reset: str, again: list[bytes]) -> None:
+    """An unclean election takes away the newest records: those that are left were processed already."""
+    builder = StreamsBuilder("app")
+    stream = builder.stream("in", key=str, value=str, auto_offset_reset=reset)
+    stream.map_values(lambda value: value).to("out")
+    node = ProcessingRig(runnable(builder.build(), None), TOPICS).start()
+    values = [b"%d" % number for number in range(5)]
+    node.log.put(*(ProducerRecord("in", 0, b"k", value) for value in values))
+    node.turn(6)
+    place = TopicPartition("in", 0)
+    del node.log._records[place][2:]
+    node.processing._assigned = set()
+    node.turn(4)
+    if reset == "latest":
+        assert node.processing.positions() == {place: 2}, "kept, so that a restart goes on there"
+    node.log.put(ProducerRecord("in", 0, b"k", b"new"))
+    node.turn(8)
+    found = [each.value for each in node.log.dump("out")]
+    assert found == values + again + ([b"new"] if reset != "none" else [])
+    assert node.processing.counters.lost_positions == 1
+    assert [(each.topic, each.offset) for each in node.processing.failed] == ([("in", 5)] if reset == "none" else [])
+    assert node.processing.positions() == {place: 5 if reset == "none" else 3}
+
+
 def test_a_topic_is_not_asked_for_partitions_that_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log may say to that that there is no such partition; and nobody need wait for what cannot come."""
     builder = StreamsBuilder("app")
