@@ -141,12 +141,11 @@ class PartitionRun:
     def idle_at(self) -> Mapping[str, int]:
         """Return where reading goes on in the topics of which nothing waits, when no batch is on its way. Any thread;
         it waits for nobody, and returns nothing while a batch is being decided."""
-        if not self.lock.acquire(blocking=False):
+        if self.is_over or not self.lock.acquire(blocking=False):
             return {}
         try:
             read = dict(self.buffer.read)  # before the look at what waits: what was read below it waits, or was taken
-            is_idle = not self.is_over and not self._decided
-            return {topic: offset for topic, offset in read.items() if is_idle and not self.buffer.waiting(topic)}
+            return {topic: at for topic, at in read.items() if not self._decided and not self.buffer.waiting(topic)}
         finally:
             self.lock.release()
 
@@ -328,10 +327,9 @@ class PartitionRun:
             self.retry_at = 0.0
 
     def _fail(self, error: Exception) -> None:
-        if self.care.failure is not None:
-            return  # Another batch that was on its way has told it.
-        self.care.failure = error
-        logger.error("task stopped: %s", error, extra={"task": self.partition})
+        if self.care.failure is None:  # Else another batch that was on its way has told it.
+            self.care.failure = error
+            logger.error("task stopped: %s", error, extra={"task": self.partition})
         self._end()
 
     def _take_back(self, batch: Batch) -> None:
