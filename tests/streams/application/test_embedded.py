@@ -26,15 +26,16 @@ WORDS = Counter(word for line in LINES for word in line.split())
 
 def test_words_are_counted_and_a_restart_goes_on(tmp_path: Path) -> None:
     """Two sub-topologies and the topic between them: counts, windows and outputs are right after each start."""
+    begin_ms = (SystemClock().time_ms() - 3_600_000) // 60_000 * 60_000  # older input would be removed by its age
     for start in (1, 2):
         with embedded(word_count(), tmp_path, {LINES_TOPIC: 3, OUTPUT_TOPIC: 2}) as application:
             application.wait_ready(30)
-            application.producer.send(LINES_TOPIC, [Input(None, line, 60_000 * start) for line in LINES])
+            application.producer.send(LINES_TOPIC, [Input(None, line, begin_ms + 60_000 * start) for line in LINES])
             wait_until_processed(application)
             assert rows(application, COUNTS) == {word: n * start for word, n in WORDS.items()}
-            windows = [store.fetch("be", 0, 600_000) for store in stores(application, WINDOWED_COUNTS)]
+            windows = [store.fetch("be", begin_ms, begin_ms + 600_000) for store in stores(application, WINDOWED_COUNTS)]
             found = {window: n for each in windows for window, n in each}
-            assert found == {60_000 * n: WORDS["be"] for n in range(1, start + 1)}
+            assert found == {begin_ms + 60_000 * n: WORDS["be"] for n in range(1, start + 1)}
             output = [record for record in records_of(application, OUTPUT_TOPIC) if record.key == b"be"]
             counted = [int.from_bytes(record.value or b"", "big") for record in output]
             assert counted == list(range(1, WORDS["be"] * start + 1))
