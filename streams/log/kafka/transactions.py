@@ -102,7 +102,7 @@ class Transactions:
         """See `LogWriter.append`."""
         check_usable(ownership)
         self._producing.require_leaders(
-            {TopicPartition(record.topic, record.partition) for record in group}, operation.deadline
+            {TopicPartition(*place) for place in {record[:2] for record in group}}, operation.deadline
         )
         offsets = partial(self._send_offsets, positions=positions, ownership=ownership)
 
