@@ -123,7 +123,8 @@ class Group:
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
         lies at or behind the records themselves."""
-        places = {TopicPartition(record[0], record[1]) for record in records} & self.partitions
+        written = {record[:2] for record in records}
+        places = [place for place in self.partitions if place in written]
         return {place: self.targets[place] for place in places}
 
     def evidence_in(self, places: Collection[TopicPartition]) -> list[ProducerRecord]:
