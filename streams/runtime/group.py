@@ -17,7 +17,7 @@ from streams.topology.graph import Topology
 OverlayKey = tuple[str, int, bytes]
 Overlay = dict[OverlayKey, bytes | None]
 
-_HEADERS_BYTES = 512  # about what the headers and the framing of one record take
+_RECORD_BYTES, _HEADER_BYTES = 128, 8  # beside its bytes: framing, and more of it in memory until it is applied
 
 
 class Flights:
@@ -137,13 +137,15 @@ class Group:
         self.view.cover(records)
         self.records += records
         self.members.append((pending, result, records))
-        tables, size_bytes = self.view.tables, 0
+        tables, size_bytes = self.view.tables, len(records) * _RECORD_BYTES
         for topic, partition in {record[:2] for record in records}:
             if topic in tables:
                 self.partitions.add(TopicPartition(topic, partition))
-        for record in records:
-            size_bytes += len(record[3] or b"") + len(record[2] or b"")
-        self.size_bytes += size_bytes + len(records) * _HEADERS_BYTES
+        for _, _, key, value, headers, _ in records:
+            size_bytes += len(key or b"") + len(value or b"")
+            for name, content in headers:
+                size_bytes += len(name) + len(content) + _HEADER_BYTES
+        self.size_bytes += size_bytes
 
 
 class Held:
