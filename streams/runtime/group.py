@@ -5,6 +5,7 @@ No I/O and no waiting here. Owned by the stream thread.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import Any
 
 from streams.log.base import Ownership
@@ -18,6 +19,8 @@ OverlayKey = tuple[str, int, bytes]
 Overlay = dict[OverlayKey, bytes | None]
 
 _RECORD_BYTES, _HEADER_BYTES = 128, 8  # beside its bytes: framing, and more of it in memory until it is applied
+
+_place_of = itemgetter(0, 1)  # topic and partition of a record
 
 
 class Flights:
@@ -123,7 +126,7 @@ class Group:
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
         lies at or behind the records themselves."""
-        written = {record[:2] for record in records}
+        written = set(map(_place_of, records))
         places = [place for place in self.partitions if place in written]
         return {place: self.targets[place] for place in places}
 
@@ -138,7 +141,7 @@ class Group:
         self.records += records
         self.members.append((pending, result, records))
         tables, size_bytes = self.view.tables, len(records) * _RECORD_BYTES
-        for topic, partition in {record[:2] for record in records}:
+        for topic, partition in set(map(_place_of, records)):
             if topic in tables:
                 self.partitions.add(TopicPartition(topic, partition))
         for _, _, key, value, headers, _ in records:
@@ -165,7 +168,8 @@ class Held:
             self._batches.setdefault(TopicPartition(batch.topic, batch.partition), []).append(batch)
             if note_events:
                 for record in batch.records:
-                    self.events.update(value for name, value in record.headers if name == EVENT_ID)
+                    if record.headers:
+                        self.events.update(value for name, value in record.headers if name == EVENT_ID)
 
     def has_event(self, headers: Headers) -> bool:
         """Say whether a record of the event that *headers* name was read."""

@@ -11,7 +11,8 @@ shape changes, and with another shape records go one by one.
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from kafka import KafkaProducer
@@ -27,6 +28,9 @@ _WORTHWHILE = 4
 _MAGIC = 2
 _SMALL = 1 << 13
 
+#: The topic and the partition of a record.
+place_of = itemgetter(0, 1)
+
 
 def send_all(
     producer: KafkaProducer, group: Sequence[ProducerRecord], sent_one: Callable[[Any], None], now_ms: int
@@ -34,8 +38,8 @@ def send_all(
     """Send *group*, the records of each partition in their order; *sent_one* gets every future. Records without a time
     of their own get *now_ms*."""
     by_place: dict[tuple[str, int], list[ProducerRecord]] = {}
-    for record in group:
-        by_place.setdefault(record[:2], []).append(record)
+    for place, run in groupby(group, place_of):
+        by_place.setdefault(place, []).extend(run)
     is_packed = fits(producer)
     for (topic, partition), records in by_place.items():
         if is_packed and len(records) >= _WORTHWHILE:
