@@ -4,6 +4,7 @@ its topics, so they are simple; the port is Kafka's."""
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import TypeVar
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from streams.records import ProducerRecord, TopicPartition
 
 _Ends = Mapping[TopicPartition, int]
 _T = TypeVar("_T")
+_place_of = itemgetter(0, 1)  # topic and partition of a record
 
 
 class LocalMembership:
@@ -117,9 +119,9 @@ class LocalWriter:
         def append() -> _Ends:
             self._check(ownership, deadline)
             owned, topics = ownership.partitions, self._topics
-            for record in group:
-                if record.partition not in owned and record.topic in topics:
-                    raise Fenced(f"{record.topic}-{record.partition} is not owned")
+            for topic, partition in set(map(_place_of, group)):
+                if partition not in owned and topic in topics:
+                    raise Fenced(f"{topic}-{partition} is not owned")
             check_records(group, self._maximum_bytes, self._exists, topics)
             return self._appender.append(group, writer=self, scope=topics)
 
@@ -167,13 +169,16 @@ def check_records(
 ) -> None:
     """Raise RecordRefused for a record that has no place, or is too large for its topic. Partitions are named in it
     only of the topics *blamable*."""
+    for topic, partition in set(map(_place_of, records)):
+        if not exists(TopicPartition(topic, partition)):
+            blamed = (partition,) if topic in blamable else ()
+            raise RecordRefused(f"there is no partition {topic}-{partition}", blamed)
     for record in records:
-        blamed = (record.partition,) if record.topic in blamable else ()
-        if not exists(TopicPartition(record.topic, record.partition)):
-            raise RecordRefused(f"there is no partition {record.topic}-{record.partition}", blamed)
         size_bytes = encoded_bytes(record)
-        if size_bytes > maximum_bytes[record.topic]:
-            raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {record.topic}", blamed)
+        if size_bytes > maximum_bytes[record[0]]:
+            topic, partition = _place_of(record)
+            blamed = (partition,) if topic in blamable else ()
+            raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {topic}", blamed)
 
 
 def _done(work: Callable[[], _T]) -> "Future[_T]":
