@@ -12,22 +12,22 @@ _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 _HEX_ENDINGS = 16**4
+_SHORT = 256  # bytes of keys whose layout is at hand
+_WORDS = tuple(f"<{words}I" for words in range(_SHORT >> 2))
 
 
 def murmur2(key: bytes) -> int:
     """Return Kafka's 32-bit murmur2 hash of *key* as an unsigned number."""
+    # The numbers stand here as they are, and are cut to 32 bits only where it counts: names took half of the time.
     length = len(key)
-    state = _SEED ^ length
-    words = length >> 2
-    for word in unpack_from(f"<{words}I", key):
-        mixed = (word * _M) & _MASK
-        mixed = ((mixed ^ (mixed >> 24)) * _M) & _MASK
-        state = ((state * _M) & _MASK) ^ mixed
+    state = 0x9747B28C ^ length
+    for word in unpack_from(_WORDS[length >> 2] if length < _SHORT else f"<{length >> 2}I", key):
+        mixed = (word * 0x5BD1E995) & 0xFFFFFFFF
+        state = (state * 0x5BD1E995 ^ (mixed ^ (mixed >> 24)) * 0x5BD1E995) & 0xFFFFFFFF
     rest = length & 3
     if rest:
-        state ^= int.from_bytes(key[length - rest :], "little")
-        state = (state * _M) & _MASK
-    state = ((state ^ (state >> 13)) * _M) & _MASK
+        state = ((state ^ int.from_bytes(key[length - rest :], "little")) * 0x5BD1E995) & 0xFFFFFFFF
+    state = ((state ^ (state >> 13)) * 0x5BD1E995) & 0xFFFFFFFF
     return state ^ (state >> 15)
 
 

@@ -61,30 +61,31 @@ class Punctuation:
 class Punctuations:
     """Schedules of one kind of time (Kafka Streams: PunctuationQueue). A moment that was missed is not made up for."""
 
-    __slots__ = ("_due", "_numbers")
+    __slots__ = ("_numbers", "due")
 
     def __init__(self) -> None:
-        self._due: list[tuple[int, int, Punctuation]] = []
+        #: A heap by when they are due; the same list always.
+        self.due: list[tuple[int, int, Punctuation]] = []
         self._numbers = count()
 
     def add(self, first_ms: int, punctuation: Punctuation) -> None:
         """Have *punctuation* called at *first_ms* and from then on."""
         if punctuation.next is not None:
             punctuation.next.value = first_ms
-        heappush(self._due, (first_ms, next(self._numbers), punctuation))
+        heappush(self.due, (first_ms, next(self._numbers), punctuation))
 
     def is_due(self, now_ms: int) -> bool:
         """Say whether anything is to be called."""
-        return bool(self._due) and self._due[0][0] <= now_ms
+        return bool(self.due) and self.due[0][0] <= now_ms
 
     def next_ms(self) -> int | None:
         """Return when the next one is due; None: nothing is scheduled."""
-        return self._due[0][0] if self._due else None
+        return self.due[0][0] if self.due else None
 
     def run(self, now_ms: int) -> None:
         """Call what is due, each once."""
         while self.is_due(now_ms):
-            at_ms, _, punctuation = heappop(self._due)
+            at_ms, _, punctuation = heappop(self.due)
             if punctuation.is_cancelled:
                 continue
             missed = (now_ms - at_ms) // punctuation.interval_ms

@@ -7,6 +7,7 @@ of the changelog's records, so a runtime may as well apply the changelog when it
 nothing else.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from streams.records import Headers
@@ -35,17 +36,22 @@ class TaskOutput(NamedTuple):
     """What was made since the last time, in order.
 
     `records`: for topics of users and repartition topics. `changes`: for changelog topics (of the task's own
-    partition), one for each row that was written, however often. `rows`: of all stores, also of those without a
-    changelog topic. `expired`: of windowed stores, the key of rows before which all may be removed; nobody can read
-    them any more.
+    partition), one for each row that was written, however often. `written`: the rows of all stores, also of those
+    without a changelog topic, by store and key; None: it is gone. `expired`: of windowed stores, the key of rows before
+    which all may be removed; nobody can read them any more.
     """
 
     records: list[OutputRecord]
     changes: list[OutputRecord]
-    rows: list[StoreRow]
+    written: Mapping[str, Mapping[bytes, bytes | None]]
     expired: dict[str, bytes]
+
+    @property
+    def rows(self) -> list[StoreRow]:
+        """What was written, row by row."""
+        return [StoreRow(store, key, row) for store, rows in self.written.items() for key, row in rows.items()]
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to append and nothing to keep."""
-        return not (self.records or self.changes or self.rows)
+        return not (self.records or self.changes or self.written)

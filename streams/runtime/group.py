@@ -5,6 +5,7 @@ No I/O and no waiting here. Owned by the stream thread.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import Any
 
 from streams.clock import Deadline
@@ -18,7 +19,9 @@ from streams.topology.graph import Topology
 OverlayKey = tuple[str, int, bytes]
 Overlay = dict[OverlayKey, bytes | None]
 
-_HEADERS_BYTES = 512  # about what the headers and the framing of one record take
+_RECORD_BYTES, _HEADER_BYTES = 128, 8  # beside its bytes: framing, and more of it in memory until it is applied
+
+_place_of = itemgetter(0, 1)  # topic and partition of a record
 
 
 class Flights:
@@ -124,7 +127,8 @@ class Group:
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
         lies at or behind the records themselves."""
-        places = {TopicPartition(record[0], record[1]) for record in records} & self.partitions
+        written = set(map(_place_of, records))
+        places = [place for place in self.partitions if place in written]
         return {place: self.targets[place] for place in places}
 
     def evidence_in(self, places: Collection[TopicPartition]) -> list[ProducerRecord]:
@@ -137,13 +141,15 @@ class Group:
         self.view.cover(records)
         self.records += records
         self.members.append((pending, result, records))
-        tables, size_bytes = self.view.tables, 0
-        for topic, partition in {record[:2] for record in records}:
+        tables, size_bytes = self.view.tables, len(records) * _RECORD_BYTES
+        for topic, partition in set(map(_place_of, records)):
             if topic in tables:
                 self.partitions.add(TopicPartition(topic, partition))
-        for record in records:
-            size_bytes += len(record[3] or b"") + len(record[2] or b"")
-        self.size_bytes += size_bytes + len(records) * _HEADERS_BYTES
+        for _, _, key, value, headers, _ in records:
+            size_bytes += len(key or b"") + len(value or b"")
+            for name, content in headers:
+                size_bytes += len(name) + len(content) + _HEADER_BYTES
+        self.size_bytes += size_bytes
 
 
 class Held:
@@ -163,7 +169,8 @@ class Held:
             self._batches.setdefault(TopicPartition(batch.topic, batch.partition), []).append(batch)
             if note_events:
                 for record in batch.records:
-                    self.events.update(value for name, value in record.headers if name == EVENT_ID)
+                    if record.headers:
+                        self.events.update(value for name, value in record.headers if name == EVENT_ID)
 
     def has_event(self, headers: Headers) -> bool:
         """Say whether a record of the event that *headers* name was read."""

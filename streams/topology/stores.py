@@ -122,8 +122,13 @@ class StoreSpec:
 
     def change_of(self, row_key: bytes) -> bytes:
         """Return the key of the changelog record that makes the row of *row_key*."""
+        return row_key[self.segment_bytes :]
+
+    @property
+    def segment_bytes(self) -> int:
+        """How many bytes of a row's key come before the key of its changelog record."""
         is_segmented = self.kind is StoreKind.WINDOW or self.kind is StoreKind.SESSION
-        return row_key[_MOMENT.size :] if is_segmented else row_key
+        return _MOMENT.size if is_segmented else 0
 
     def _time_of(self, record: Record | ProducerRecord) -> int:
         if self.timestamp is not None and isinstance(record, Record):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -76,6 +77,14 @@ def test_json_is_read_as_it_was_written(value: Any) -> None:
     data = JSON.serialize(value)
     assert JSON.deserialize(data) == value
     assert JSON.serialize(JSON.deserialize(data)) == data
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text()))
+def test_a_mapping_of_any_type_makes_the_same_bytes(value: dict[str, Any]) -> None:
+    """Members without fractions are written a shorter way, which must not show: keys are compared by their bytes."""
+    assert JSON.serialize(value) == JSON.serialize(MappingProxyType(value))
+    nested = {"in": value, "price": Decimal("13.40")}
+    assert JSON.serialize(nested) == b'{"in":' + JSON.serialize(MappingProxyType(value)) + b',"price":13.40}'
 
 
 @pytest.mark.parametrize(

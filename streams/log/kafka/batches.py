@@ -152,12 +152,18 @@ def decode(batch: Any, topic: str, partition: int, first_offset: int, out: list[
             if (byte := data[position]) < 0x80:
                 position += 1
                 timestamp = first_timestamp + ((byte >> 1) ^ -(byte & 1))
+            elif (second := data[position + 1]) < 0x80:
+                position += 2
+                timestamp = first_timestamp + (((byte & 0x7F | second << 7) >> 1) ^ -(byte & 1))
             else:
                 delta, position = _varint(data, position)
                 timestamp = first_timestamp + delta
             if (byte := data[position]) < 0x80:
                 position += 1
                 offset = base_offset + (byte >> 1)
+            elif (second := data[position + 1]) < 0x80:
+                position += 2
+                offset = base_offset + ((byte & 0x7F | second << 7) >> 1)
             else:
                 delta, position = _varint(data, position)
                 offset = base_offset + delta
@@ -172,6 +178,9 @@ def decode(batch: Any, topic: str, partition: int, first_offset: int, out: list[
             if (byte := data[position]) < 0x80:
                 position += 1
                 length = (byte >> 1) ^ -(byte & 1)
+            elif (second := data[position + 1]) < 0x80:
+                position += 2
+                length = ((byte & 0x7F | second << 7) >> 1) ^ -(byte & 1)
             else:
                 length, position = _varint(data, position)
             if length >= 0:

@@ -11,7 +11,8 @@ shape changes, and with another shape records go one by one.
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import count
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from kafka import KafkaProducer
@@ -21,12 +22,15 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
-from streams.records import ProducerRecord
+from streams.records import Headers, ProducerRecord
 
 #: From so many records of a partition on it is worth it.
 _WORTHWHILE = 4
 _MAGIC = 2
 _SMALL = 1 << 13
+
+#: The topic and the partition of a record.
+place_of = itemgetter(0, 1)
 
 
 def send_all(
@@ -35,8 +39,8 @@ def send_all(
     """Send *group*, the records of each partition in their order; *sent_one* gets every future. Records without a time
     of their own get *now_ms*."""
     by_place: dict[tuple[str, int], list[ProducerRecord]] = {}
-    for record in group:
-        by_place.setdefault(record[:2], []).append(record)
+    for place, run in groupby(group, place_of):
+        by_place.setdefault(place, []).extend(run)
     is_packed = fits(producer)
     for (topic, partition), records in by_place.items():
         if is_packed and (len(records) >= _WORTHWHILE or any(map(_is_bare, records))):
@@ -115,32 +119,41 @@ def pack(builder: MemoryRecordsBuilder, records: Sequence[ProducerRecord], start
     begin_ms = records[start].timestamp_ms
     first_ms = max_ms = now_ms if begin_ms is None else begin_ms
     number = 0
-    for number in count():
-        if start + number == len(records):
-            break
-        _, _, key, value, headers, own_ms = records[start + number]
+    for _, _, key, value, headers, own_ms in islice(records, start, None):
         at_ms = now_ms if own_ms is None else own_ms
-        parts = [b"\0", _varint(at_ms - first_ms, small), _varint(number, small)]
-        for part in (key, value):
-            if part is None:
-                parts.append(b"\1")
-            else:
-                parts += (_varint(len(part), small), part)
-        parts.append(_varint(len(headers), small))
-        for name, content in headers:
-            encoded = name.encode()
-            parts += (_varint(len(encoded), small), encoded, _varint(len(content), small), content)
+        delta_ms, key_bytes, value_bytes = at_ms - first_ms, len(key or b""), len(value or b"")
+        # Written out flat, as far as it is short: a call for each number would take half of the time.
+        parts = (
+            b"\0",
+            small[delta_ms] if 0 <= delta_ms < _SMALL else _long_varint(delta_ms),
+            small[number] if number < _SMALL else _long_varint(number),
+            b"\1" if key is None else small[key_bytes] if key_bytes < _SMALL else _long_varint(key_bytes),
+            key or b"",
+            b"\1" if value is None else small[value_bytes] if value_bytes < _SMALL else _long_varint(value_bytes),
+            value or b"",
+            _headers(headers, small) if headers else b"\0",
+        )
         body = b"".join(parts)
         size = _varint(len(body), small)
         if number and len(buffer) + len(body) + len(size) > limit:
             break
         buffer += size
         buffer += body
-        max_ms = max(max_ms, at_ms)
+        number += 1
+        if at_ms > max_ms:
+            max_ms = at_ms
     inner._first_timestamp, inner._max_timestamp = first_ms, max_ms
     inner._last_offset, inner._num_records = number - 1, number
     builder._next_offset = number
     return number
+
+
+def _headers(headers: Headers, small: Sequence[bytes]) -> bytes:
+    parts = [_varint(len(headers), small)]
+    for name, content in headers:
+        encoded = name.encode()
+        parts += (_varint(len(encoded), small), encoded, _varint(len(content), small), content)
+    return b"".join(parts)
 
 
 def _varint(number: int, small: Sequence[bytes]) -> bytes:
@@ -152,6 +165,8 @@ def _varint(number: int, small: Sequence[bytes]) -> bytes:
 
 def _long_varint(number: int) -> bytes:
     rest = (number << 1) ^ (number >> 63)
+    if 1 << 14 <= rest < 1 << 21:  # a second to a quarter of an hour, which most times of a batch differ by
+        return bytes((rest & 0x7F | 0x80, rest >> 7 & 0x7F | 0x80, rest >> 14))
     found = bytearray()
     while rest > 0x7F:
         found.append(rest & 0x7F | 0x80)

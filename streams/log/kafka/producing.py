@@ -331,7 +331,8 @@ class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no t
 
 def size_bytes(record: ProducerRecord) -> int:
     """Return at most how many bytes *record* takes in a batch of its own."""
-    size = _RECORD_OVERHEAD_BYTES + len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
+    _, _, key, content, headers, _ = record
+    size = _RECORD_OVERHEAD_BYTES + len(key or b"") + len(content or b"")
+    for name, value in headers:
         size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
     return size

@@ -19,7 +19,7 @@ from streams.log.base import Ownership
 from streams.log.kafka.blame import GENERATION_REFUSED, PRODUCER_FENCED
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.offsets import Offsets
-from streams.log.kafka.packing import send_all
+from streams.log.kafka.packing import place_of, send_all
 from streams.log.kafka.producing import Operation, Producing
 from streams.log.kafka.settings import KafkaSettings
 from streams.log.kafka.topics import Topics
@@ -102,7 +102,7 @@ class Transactions:
         """See `LogWriter.append`."""
         check_usable(ownership)
         self._producing.require_leaders(
-            {TopicPartition(record.topic, record.partition) for record in group}, operation.deadline
+            {TopicPartition(*place) for place in set(map(place_of, group))}, operation.deadline
         )
         offsets = partial(self._send_offsets, positions=positions, ownership=ownership)
 

@@ -67,15 +67,16 @@ class KafkaWriter(Operations[Transactions]):
     ) -> "Future[Ends]":
         limits: dict[str, int] = {}
         for record in group:
-            limit = limits.get(record.topic)
+            topic, _, key, value, _, _ = record
+            limit = limits.get(topic)
             if limit is None:
-                limit = limits[record.topic] = self._record_limit(record.topic)
+                limit = limits[topic] = self._record_limit(topic)
             size = size_bytes(record)
             if size > limit:
-                why = f"a record of {size} bytes for {record.topic}, which takes {limit}"
+                why = f"a record of {size} bytes for {topic}, which takes {limit}"
                 return failed(RecordTooLarge(why, partitions_of([record], self._names)))
-            if record.key is None and record.value is None and record.topic in self._names:
-                why = f"a record for {record.topic} has neither key nor value"
+            if key is None and value is None and topic in self._names:
+                why = f"a record for {topic} has neither key nor value"
                 return failed(RecordRefused(why, partitions_of([record], self._names)))
         if self.must_fence:
             return failed(Fenced("fence first: what earlier writers did is not known yet"))

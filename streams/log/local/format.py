@@ -225,7 +225,8 @@ def parse_cleaning(row: bytes | None) -> Cleaning:
 
 def encoded_bytes(record: ProducerRecord) -> int:
     """Return about how much *record* counts against `max.message.bytes`."""
-    size_bytes = len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
-        size_bytes += len(name) + len(value)
+    _, _, key, value, headers, _ = record
+    size_bytes = len(key or b"") + len(value or b"")
+    for name, content in headers:
+        size_bytes += len(name) + len(content)
     return size_bytes

@@ -4,6 +4,7 @@ its topics, so they are simple; the port is Kafka's."""
 import math
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import TypeVar
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from streams.records import ProducerRecord, TopicPartition
 
 _Ends = Mapping[TopicPartition, int]
 _T = TypeVar("_T")
+_place_of = itemgetter(0, 1)  # topic and partition of a record
 
 
 class LocalMembership:
@@ -119,9 +121,9 @@ class LocalWriter:
         def append() -> _Ends:
             self._check(ownership, deadline)
             owned, topics = ownership.partitions, self._topics
-            for record in group:
-                if record.partition not in owned and record.topic in topics:
-                    raise Fenced(f"{record.topic}-{record.partition} is not owned")
+            for topic, partition in set(map(_place_of, group)):
+                if partition not in owned and topic in topics:
+                    raise Fenced(f"{topic}-{partition} is not owned")
             check_records(group, self._maximum_bytes, self._compacted, self._exists, topics)
             return self._appender.append(group, writer=self, scope=topics)
 
@@ -176,15 +178,18 @@ def check_records(
     """Raise RecordRefused for a record that has no place, is too large for its topic, or has no key for one that is
     *compacted*: there it would be removed. Partitions are named in it only of the *own* topics, and what is there
     without a key is for their owner to see."""
+    for topic, partition in set(map(_place_of, records)):
+        if not exists(TopicPartition(topic, partition)):
+            blamed = (partition,) if topic in own else ()
+            raise RecordRefused(f"there is no partition {topic}-{partition}", blamed)
     for record in records:
-        blamed = (record.partition,) if record.topic in own else ()
-        if not exists(TopicPartition(record.topic, record.partition)):
-            raise RecordRefused(f"there is no partition {record.topic}-{record.partition}", blamed)
-        if record.key is None and record.topic in compacted and record.topic not in own:
-            raise RecordRefused(f"{record.topic} is compacted and takes no record without a key")
+        topic, partition, key, _, _, _ = record
+        if key is None and topic in compacted and topic not in own:
+            raise RecordRefused(f"{topic} is compacted and takes no record without a key")
         size_bytes = encoded_bytes(record)
-        if size_bytes > maximum_bytes[record.topic]:
-            raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {record.topic}", blamed)
+        if size_bytes > maximum_bytes[topic]:
+            blamed = (partition,) if topic in own else ()
+            raise RecordTooLarge(f"{size_bytes} bytes, above max.message.bytes of {topic}", blamed)
 
 
 def _done(work: Callable[[], _T]) -> "Future[_T]":

@@ -25,7 +25,9 @@ class InputBuffer:
         self._position = dict(offsets)
         self._orders = {topic: _order(timestamp) for topic, timestamp in timestamps.items()}
         self._added_bytes = 0  # the feeding thread's
-        self._taken_bytes = 0  # the stream thread's
+        #: About how many bytes were taken and not given back. The stream thread's.
+        self.taken_bytes = 0
+        self._only = next(iter(self._queues.values())) if len(self._queues) == 1 else None
         #: Topics that may have older records than what is here: nothing is taken past their end. Replaced whole.
         self.unsure: frozenset[str] = frozenset()
 
@@ -35,7 +37,7 @@ class InputBuffer:
     @property
     def size_bytes(self) -> int:
         """About how many bytes wait here."""
-        return self._added_bytes - self._taken_bytes
+        return self._added_bytes - self.taken_bytes
 
     @property
     def read(self) -> Mapping[str, int]:
@@ -68,7 +70,7 @@ class InputBuffer:
         records = batch.records
         if records and records[0].offset < position:
             records = [record for record in records if record.offset >= position]
-        self._added_bytes += sum(map(size_of, records))
+        self._added_bytes += sum([len(record[4] or b"") + len(record[5] or b"") for record in records])
         self._queues[batch.topic].extend(records)
         self._read[batch.topic] = max(position, batch.next_offset)
 
@@ -78,17 +80,14 @@ class InputBuffer:
 
     def next(self) -> Record | None:
         """Take the next record; None: there is none that may be taken now."""
-        queue = self._next_queue()
+        queue = self._only or self._next_queue()
         if not queue:
             return None
         record = queue.popleft()
-        self._taken_bytes += size_of(record)
+        self.taken_bytes += len(record[4] or b"") + len(record[5] or b"")
         return record
 
     def _next_queue(self) -> deque[Record] | None:
-        if len(self._queues) == 1:
-            (queue,) = self._queues.values()
-            return queue
         found: deque[Record] | None = None
         least = 0
         for topic, queue in self._queues.items():
@@ -103,7 +102,7 @@ class InputBuffer:
 
     def taken(self, records: Sequence[Record]) -> Mapping[str, int]:
         """Note that *records* are processed, and return the positions after them."""
-        for record in records:
+        for record in records if self._only is None else records[-1:]:
             self._position[record.topic] = record.offset + 1
         for topic, queue in self._queues.items():
             read = self._read[topic]  # before the look at the queue: what was read below it is there, or was taken
@@ -116,15 +115,10 @@ class InputBuffer:
         by_topic: dict[str, list[Record]] = {}
         for record in records:
             by_topic.setdefault(record.topic, []).append(record)
-            self._taken_bytes -= size_of(record)
+            self.taken_bytes -= len(record[4] or b"") + len(record[5] or b"")
         for topic, mine in by_topic.items():
             self._queues[topic].extendleft(reversed(mine))
         self._position = dict(position)
-
-
-def size_of(record: Record) -> int:
-    """Return about how many bytes *record* has."""
-    return len(record[4] or b"") + len(record[5] or b"")
 
 
 def _order(timestamp: TimestampExtractor | None) -> Order:

@@ -24,17 +24,28 @@ class ProcessingBounds:
     timeout_s: float = 30.0
 
 
+class Refusal(NamedTuple):
+    """A record whose results the log does not take, and why."""
+
+    topic: str
+    offset: int
+    error: Exception
+
+    def is_of(self, record: Record) -> bool:
+        """Say whether *record* is the one."""
+        return record.offset == self.offset and record.topic == self.topic
+
+
 @dataclass(slots=True)
 class Care:
     """What outlives a run of its partition: how carefully to go on. `limit`: of the next batch, None: as usual; it
-    holds for so many records. `refused`: the record whose results the log does not take, `refusal`: why. `is_apart`:
-    what comes of the time goes without records, since the log did not take both. `starts`: of topics that are
-    begun at their end, where that was. `failure`: why the task does not go on at all."""
+    holds for so many records. `refusal`: of the record that the policy treats. `is_apart`: what comes of the time goes
+    without records, since the log did not take both. `starts`: of topics that are begun at their end, where that was.
+    `failure`: why the task does not go on at all."""
 
     limit: int | None = None
     records: int = 0
-    refused: tuple[str, int] | None = None  # topic and offset
-    refusal: Exception | None = None
+    refusal: Refusal | None = None
     is_apart: bool = False
     starts: dict[str, int] = field(default_factory=dict)
     failure: Exception | None = None
@@ -47,15 +58,14 @@ class Care:
         """So many records are in the log."""
         self.records -= records
         if self.records <= 0:
-            self.limit = self.refused = self.refusal = None
+            self.limit = self.refusal = None
 
     def refuse(self, record: Record, error: Exception) -> bool:
         """Have *record* treated by the policy the next time; return False when it was already: it is not the fault."""
-        place = record.topic, record.offset
-        if place == self.refused:
+        if self.refusal is not None and self.refusal.is_of(record):
             return False
         self.be_careful(1, max(1, self.records))
-        self.refused, self.refusal = place, error
+        self.refusal = Refusal(record.topic, record.offset, error)
         return True
 
 

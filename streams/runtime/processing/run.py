@@ -29,7 +29,7 @@ from streams.records import ProducerRecord, Record
 from streams.runtime.commands import Decided, Decision, Outcome, Refused, View
 from streams.runtime.group import GroupView
 from streams.runtime.local_rows import LocalRow
-from streams.runtime.processing.buffer import InputBuffer, size_of
+from streams.runtime.processing.buffer import InputBuffer
 from streams.runtime.processing.care import Care, ProcessingBounds
 from streams.runtime.processing.counters import BatchCounts, ProcessingCounters
 from streams.runtime.processing.positions import KEY, InputPosition, positions_store
@@ -202,24 +202,23 @@ class PartitionRun:
         """Process what waits, and add it to *records*."""
         limit = self._bounds.batch_records if self.care.limit is None else self.care.limit
         end_at = self._clock.monotonic() + self._bounds.batch_ms / 1000
-        take, process, add, refused = self.buffer.next, engine.process, records.append, self.care.refused
-        left_bytes = self._bounds.batch_bytes
-        for number in range(limit):
-            if left_bytes <= 0 or (number and not number % _LOOK_AT_CLOCK_EVERY and self._clock.monotonic() >= end_at):
-                break
-            record = take()
-            if record is None:
-                break
-            add(record)
-            left_bytes -= size_of(record)
-            try:
-                if refused is not None and refused == (record.topic, record.offset):
-                    assert self.care.refusal is not None
-                    engine.refuse(record, self.care.refusal)
+        buffer, view, now = self.buffer, self._view, self._clock.monotonic
+        assert view is not None, "an engine has a view"
+        take, process, add, refusal = buffer.next, engine.process, records.append, self.care.refusal
+        end_bytes = buffer.taken_bytes + self._bounds.batch_bytes
+        try:
+            for number in range(limit):
+                if (number and not number % _LOOK_AT_CLOCK_EVERY and now() >= end_at) or (record := take()) is None:
+                    break
+                add(record)
+                if refusal is not None and refusal.is_of(record):
+                    engine.refuse(record, refusal.error)
                 else:
                     process(record)
-            finally:
-                self._check_store()
+                if buffer.taken_bytes >= end_bytes or view.failure is not None:
+                    break
+        finally:
+            self._check_store()
 
     def _group(self, batch: Batch, output: TaskOutput, engine: SubTopologyTask) -> Sequence[ProducerRecord]:
         assert batch.records is not None
