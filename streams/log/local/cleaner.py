@@ -47,6 +47,9 @@ _BUSY_MINIMUM_DIRTY = 20_000
 #: A reader so far behind restores a store: it gets the machine for itself, but not for ever, should it hang.
 _FAR_BEHIND_RECORDS = 10_000
 _WAIT_FOR_READERS_S = 600.0
+#: Between two looks for records that are too old, as on a broker (`log.retention.check.interval.ms`): what comes with a
+#: time of long ago is not gone before anybody could read it.
+_AGE_INTERVAL_S = 300.0
 _COMPACTION_INTERVAL_S = 10.0
 #: After this the bytes of what was removed leave the files, however few they are: they may be personal data.
 _LONGEST_COMPACTION_INTERVAL_S = 86_400.0
@@ -112,7 +115,8 @@ class Cleaner:
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-cleaner", daemon=True)
         self._removed = 1  # since the files were rewritten; before the last start it may have been something
-        self._compacted_at = clock.monotonic()
+        self._compacted_at = self._aged_at = clock.monotonic()
+        self._looks_at_age = False
         self._runs = 0
         self._removed_total = 0
         self._last_run_s = 0.0
@@ -137,6 +141,9 @@ class Cleaner:
             works = self._work()
             if not is_forced and self._is_waiting(works, began):
                 return
+            self._looks_at_age = is_forced or began - self._aged_at >= _AGE_INTERVAL_S
+            if self._looks_at_age:
+                self._aged_at = began
             ends_total = sum(work.partition.end for work in works)
             is_busy = ends_total - self._ends_total > _BUSY_APPENDS
             self._ends_total = ends_total
@@ -180,8 +187,9 @@ class Cleaner:
 
     def _clean(self, work: Work, *, is_forced: bool) -> int:
         removed = 0
+        may_be_too_old = self._looks_at_age and work.policy.retention_ms >= 0
         for step, is_wanted in (
-            (self._expire, work.policy.is_deleted and (work.policy.retention_ms >= 0 or work.unneeded > 0)),
+            (self._expire, work.policy.is_deleted and (may_be_too_old or work.unneeded > 0)),
             (self._compact, work.policy.is_compacted and (is_forced or self._is_due(work))),
             (self._remove_tombstones, work.policy.is_compacted),
         ):
@@ -277,7 +285,8 @@ class Cleaner:
         partition = work.partition
         cleaning = self._cleaning(partition)
         retention_ms = work.policy.retention_ms
-        oldest_ms = self._clock.time_ms() - retention_ms if retention_ms >= 0 else -math.inf
+        may_be_too_old = self._looks_at_age and retention_ms >= 0
+        oldest_ms = self._clock.time_ms() - retention_ms if may_be_too_old else -math.inf
         batch = Batch()
         live, start, removed = cleaning.live, cleaning.start, 0
         oldest = self._read(partition, start, 1)

@@ -33,7 +33,9 @@ def test_words_are_counted_and_a_restart_goes_on(tmp_path: Path) -> None:
             application.producer.send(LINES_TOPIC, [Input(None, line, begin_ms + 60_000 * start) for line in LINES])
             wait_until_processed(application)
             assert rows(application, COUNTS) == {word: n * start for word, n in WORDS.items()}
-            windows = [store.fetch("be", begin_ms, begin_ms + 600_000) for store in stores(application, WINDOWED_COUNTS)]
+            windows = [
+                store.fetch("be", begin_ms, begin_ms + 600_000) for store in stores(application, WINDOWED_COUNTS)
+            ]
             found = {window: n for each in windows for window, n in each}
             assert found == {begin_ms + 60_000 * n: WORDS["be"] for n in range(1, start + 1)}
             output = [record for record in records_of(application, OUTPUT_TOPIC) if record.key == b"be"]

@@ -5,6 +5,7 @@ import http.client
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support.serving import ServedInstance
 
 TOPOLOGY = "tests.streams.queries.rig:everything"
 MANY = 1200
+BEGIN_MS = (int(time.time()) - 3600) // 60 * 60_000  # of the last hour: older input would be removed by its age
 TOPICS = {"words": 4, "names": 2}
 
 
@@ -37,8 +39,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedInstance]
     directory = tmp_path_factory.mktemp("served")
     with embedded(everything(), directory / "data", TOPICS) as application:
         application.wait_ready(30)
-        application.producer.send("words", [Input(key, n, 1000 + n) for n, key in enumerate(KEYS)])
-        application.producer.send("words", [Input(f"many-{n:04}", n, 2000) for n in range(MANY)])
+        application.producer.send("words", [Input(key, n, BEGIN_MS + n) for n, key in enumerate(KEYS)])
+        application.producer.send("words", [Input(f"many-{n:04}", n, BEGIN_MS) for n in range(MANY)])
         application.producer.send("names", [Input("a", "Anna", 1)])
         # That nothing lags says nothing before every task has begun.
         wait_until(lambda: len(rows(application, "last")) == len(KEYS) + MANY)
@@ -63,7 +65,7 @@ def test_every_key_passes_the_real_server(served: ServedInstance) -> None:
         if key.strip("."):
             status, body = get(served, f"/stores/last/get/{quote(key, safe='')}")
             assert (status, json.loads(body)["key"], json.loads(body)["value"]) == (200, key, number)
-        assert asyncio.run(remote.get("last", key)) == Entry(key, number, 1000 + number)
+        assert asyncio.run(remote.get("last", key)) == Entry(key, number, BEGIN_MS + number)
         windows = asyncio.run(remote.window("minutes", key)).entries
         assert [(entry.key.key, entry.value) for entry in windows] == [(key, 1)]
 

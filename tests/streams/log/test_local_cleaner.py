@@ -190,6 +190,24 @@ def test_retention_removes_old_records_and_says_so_to_a_store_that_missed_it(tmp
     node.close()
 
 
+def test_a_record_of_long_ago_can_be_read_before_it_goes(tmp_path: Path, clock: FakeClock) -> None:
+    """Age is looked at every five minutes, as a broker does: not in the moment after the append."""
+    config = {"cleanup.policy": "delete", "retention.ms": "5000"}
+    node = LocalNode(tmp_path / "log", clock=clock, config=config)
+    node.put(b"k", b"old")
+    clock.advance(299.0)
+    node.log._cleaner.clean(is_forced=False)
+    assert [record.value for record in node.read()] == [b"old"]
+    clock.advance(1.0)
+    node.log._cleaner.clean(is_forced=False)
+    assert node.read() == []
+    node.put(b"k", b"of long ago")
+    clock.advance(6.0)
+    node.log._cleaner.clean(is_forced=False)
+    assert [record.value for record in node.read()] == [b"of long ago"]
+    node.close()
+
+
 def test_the_disk_holds_a_small_multiple_of_the_live_data(tmp_path: Path) -> None:
     """100,000 updates of 100 keys: when the cleaner has caught up, less than 1 MB, and all keys right."""
     node = LocalNode(tmp_path / "log", config={**CONFIG, "min.compaction.lag.ms": "600000"}, partitions=1)
