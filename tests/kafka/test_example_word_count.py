@@ -5,7 +5,7 @@ clusters that answer for each other, and observers. Each has a broker or topics 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -17,7 +17,7 @@ from examples.word_count.service import TOPICS
 from examples.word_count.topology import LINES_TOPIC, OUTPUT_TOPIC, words_of
 from tests.support.broker import Cluster, free_ports
 from tests.support.proxy import Proxy
-from tests.support.service import Response, Service
+from tests.support.service import Service
 from tests.support.streaming import Client, Feeder
 
 pytestmark = pytest.mark.kafka
@@ -110,17 +110,22 @@ def both_have_words(*instances: Instance) -> dict[str, tuple[str, int]]:
         time.sleep(0.05)
 
 
-def asked_while_nothing_moves(a: Instance, ways: Mapping[str, Proxy]) -> list[tuple[str, Response]]:
-    """Return a word of *a* and one of b, each with what *a* answers for it; nothing moved meanwhile."""
+def placement(instance: Instance) -> list[list[str]]:
+    """Return the addresses of those that have each partition of the counts, as *instance* knows it."""
+    partitions = instance.get("/metadata/stores/word-count")["partitions"]
+    return [[one["address"] for one in partition["instances"]] for partition in partitions]
+
+
+def at_rest(*instances: Instance) -> tuple[dict[str, tuple[str, int]], list[list[str]]]:
+    """Return who has which word, and the placement, once nobody but its owner has a partition: who is to take one over
+    has a copy before, from which he answers rightly."""
     give_up_at = time.monotonic() + PATIENCE_S
     while True:
-        assert time.monotonic() < give_up_at, "words move on and on"
-        where = owners(a)
-        found = [[word for word in WORDS if where.get(word) == ways[name].address] for name in ("a", "b")]
-        if all(found):
-            answers = [(words[0], a.request("GET", f"/state/keyvalue/word-count/{words[0]}")) for words in found]
-            if owners(a) == where:
-                return answers
+        where, placed = both_have_words(*instances), placement(instances[0])
+        if all(len(addresses) == 1 for addresses in placed):
+            return where, placed
+        assert time.monotonic() < give_up_at, placed
+        time.sleep(0.05)
 
 
 def test_instances_behind_addresses_of_their_own_and_an_observer(
@@ -159,10 +164,14 @@ def test_instances_behind_addresses_of_their_own_and_an_observer(
             assert instance.request("GET", "/state/keyvalue/word-count/never").status == 404
 
         # The way to b is cut, where it leads through: a answers for its own words, and says so of the others.
-        both_have_words(a, b)  # Some may have moved since the first look, and some may move yet.
-        ways["b"].cut()
-        (mine, answered), (others, refused) = asked_while_nothing_moves(a, ways)
-        assert json.loads(answered.body)["value"] == counts[mine]
+        placed: list[list[str]] = []
+        while placed != placement(a):  # Else something has moved meanwhile.
+            ways["b"].heal()
+            where, placed = at_rest(a, b)
+            mine, others = (next(word for word in WORDS if where[word] == way.address) for way in ways.values())
+            ways["b"].cut()
+            assert a.get(f"/state/keyvalue/word-count/{mine}")["value"] == counts[mine]
+            refused = a.request("GET", f"/state/keyvalue/word-count/{others}")
         assert (refused.status, "retry-after" in refused.headers) == (503, True), refused
         assert b.get(f"/state/keyvalue/word-count/{others}")["value"] == counts[others]
         ways["b"].heal()
