@@ -117,8 +117,7 @@ def placement(instance: Instance) -> list[list[str]]:
 
 
 def at_rest(*instances: Instance) -> tuple[dict[str, tuple[str, int]], list[list[str]]]:
-    """Return who has which word, and the placement, once nobody but its owner has a partition: who is to take one over
-    has a copy before, from which he answers rightly."""
+    """Return who has which word, and the placement, once nobody but its owner has a partition, and none is moving."""
     give_up_at = time.monotonic() + PATIENCE_S
     while True:
         where, placed = both_have_words(*instances), placement(instances[0])
@@ -136,12 +135,13 @@ def test_instances_behind_addresses_of_their_own_and_an_observer(
     with ExitStack() as stack:
         ports = dict(zip("ab", free_ports(2), strict=True))
         ways = {name: stack.enter_context(Proxy(("127.0.0.1", port))) for name, port in ports.items()}
-        a, b = (
-            start(name, kafka_broker, PORT=str(port), STREAMS_ADDRESS="http://{}:{}".format(*ways[name].address))
-            for name, port in ports.items()
-        )
-        for instance in (a, b):
-            instance.wait_until_ready()
+        # b comes first and has all: of what it keeps when a comes, a has never had a copy, from which it could answer.
+        instances = {}
+        for name in ("b", "a"):
+            address = "http://{}:{}".format(*ways[name].address)
+            instances[name] = start(name, kafka_broker, PORT=str(ports[name]), STREAMS_ADDRESS=address)
+            instances[name].wait_until_ready()
+        a, b = instances["a"], instances["b"]
         observer = start("observer", kafka_broker, program=".observer")
         where = both_have_words(a, b)
         advertised = {name: way.address for name, way in ways.items()}
