@@ -5,12 +5,11 @@ No I/O and no waiting here. Owned by the stream thread.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from operator import itemgetter
 from typing import Any
 
 from streams.clock import Deadline
 from streams.log.base import LogWriter, Ownership
-from streams.records import Headers, ProducerRecord, RecordBatch, TopicPartition
+from streams.records import Headers, ProducerRecord, RecordBatch, TopicPartition, place_of
 from streams.runtime.commands import EVENT_ID
 from streams.runtime.table import Pending
 from streams.runtime.task import StreamTask
@@ -20,8 +19,6 @@ OverlayKey = tuple[str, int, bytes]
 Overlay = dict[OverlayKey, bytes | None]
 
 _RECORD_BYTES, _HEADER_BYTES = 128, 8  # beside its bytes: framing, and more of it in memory until it is applied
-
-_place_of = itemgetter(0, 1)  # topic and partition of a record
 
 
 class Flights:
@@ -127,7 +124,7 @@ class Group:
     def positions_of(self, records: Sequence[ProducerRecord]) -> Mapping[TopicPartition, int]:
         """Return where a member's *records* can be seen from: the group's end in each partition that it writes, which
         lies at or behind the records themselves."""
-        written = set(map(_place_of, records))
+        written = set(map(place_of, records))
         places = [place for place in self.partitions if place in written]
         return {place: self.targets[place] for place in places}
 
@@ -142,7 +139,7 @@ class Group:
         self.records += records
         self.members.append((pending, result, records))
         tables, size_bytes = self.view.tables, len(records) * _RECORD_BYTES
-        for topic, partition in set(map(_place_of, records)):
+        for topic, partition in set(map(place_of, records)):
             if topic in tables:
                 self.partitions.add(TopicPartition(topic, partition))
         for _, _, key, value, headers, _ in records:

@@ -12,7 +12,6 @@ shape changes, and with another shape records go one by one.
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby, islice
-from operator import itemgetter
 from typing import Any
 
 from kafka import KafkaProducer
@@ -22,15 +21,12 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
-from streams.records import Headers, ProducerRecord
+from streams.records import Headers, ProducerRecord, place_of
 
 #: From so many records of a partition on it is worth it.
 _WORTHWHILE = 4
 _MAGIC = 2
 _SMALL = 1 << 13
-
-#: The topic and the partition of a record.
-place_of = itemgetter(0, 1)
 
 
 def send_all(

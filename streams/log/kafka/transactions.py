@@ -19,11 +19,11 @@ from streams.log.base import Ownership
 from streams.log.kafka.blame import GENERATION_REFUSED, PRODUCER_FENCED
 from streams.log.kafka.departed import Departed
 from streams.log.kafka.offsets import Offsets
-from streams.log.kafka.packing import place_of, send_all
+from streams.log.kafka.packing import send_all
 from streams.log.kafka.producing import Operation, Producing
 from streams.log.kafka.settings import KafkaSettings
 from streams.log.kafka.topics import Topics
-from streams.records import ProducerRecord, TopicPartition
+from streams.records import ProducerRecord, TopicPartition, place_of
 
 #: How long a fence waits for leaders that are being elected; a partition without one gets its barrier later.
 _PATIENCE_S = 0.1

@@ -4,7 +4,6 @@ its topics, so they are simple; the port is Kafka's."""
 import math
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from concurrent.futures import Future
-from operator import itemgetter
 from typing import TypeVar
 from uuid import uuid4
 
@@ -14,11 +13,10 @@ from streams.errors import Fenced, LogError, LogUnavailable, RecordRefused, Reco
 from streams.log.base import Look, Membership, Ownership, OwnershipListener
 from streams.log.local.appender import Appender
 from streams.log.local.format import encoded_bytes
-from streams.records import ProducerRecord, TopicPartition
+from streams.records import ProducerRecord, TopicPartition, place_of
 
 _Ends = Mapping[TopicPartition, int]
 _T = TypeVar("_T")
-_place_of = itemgetter(0, 1)  # topic and partition of a record
 
 
 class LocalMembership:
@@ -121,7 +119,7 @@ class LocalWriter:
         def append() -> _Ends:
             self._check(ownership, deadline)
             owned, topics = ownership.partitions, self._topics
-            for topic, partition in set(map(_place_of, group)):
+            for topic, partition in set(map(place_of, group)):
                 if partition not in owned and topic in topics:
                     raise Fenced(f"{topic}-{partition} is not owned")
             check_records(group, self._maximum_bytes, self._compacted, self._exists, topics)
@@ -178,7 +176,7 @@ def check_records(
     """Raise RecordRefused for a record that has no place, is too large for its topic, or has no key for one that is
     *compacted*: there it would be removed. Partitions are named in it only of the *own* topics, and what is there
     without a key is for their owner to see."""
-    for topic, partition in set(map(_place_of, records)):
+    for topic, partition in set(map(place_of, records)):
         if not exists(TopicPartition(topic, partition)):
             blamed = (partition,) if topic in own else ()
             raise RecordRefused(f"there is no partition {topic}-{partition}", blamed)
